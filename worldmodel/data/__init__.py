@@ -1,0 +1,1 @@
+"""Data in: the episode store, windows over it, clips, cached latents."""

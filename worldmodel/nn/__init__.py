@@ -1,0 +1,1 @@
+"""Small layers that every model shares: patches, positions, attention, blocks."""

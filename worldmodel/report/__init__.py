@@ -1,0 +1,1 @@
+"""Pictures, videos and the HTML page that shows a run."""

@@ -1,0 +1,42 @@
+"""Choices made by looking at the machine. ``Run.choose`` records them, so that a resumed run makes the same ones."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+
+def choose_device(wanted: str) -> str:
+    """``"auto"`` takes a GPU where there is one.
+
+    Raises:
+        ValueError: The device is not there.
+    """
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted not in ("cpu", "cuda"):
+        raise ValueError(f"device={wanted!r} is unknown; choose 'auto', 'cpu' or 'cuda'")
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device=cuda, but torch sees no GPU here; use device=cpu, or see: worldmodel doctor")
+    return wanted
+
+
+def choose_precision(wanted: str, device: str) -> str:
+    """``"auto"`` takes bf16 where matrix products are clearly faster in it, which a CPU decides by a short test."""
+    if wanted != "auto":
+        return wanted
+    if device == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if _matmul_seconds(torch.bfloat16) < 0.6 * _matmul_seconds(torch.float32) else "fp32"
+
+
+def _matmul_seconds(dtype: torch.dtype) -> float:
+    """The fastest of a few products, since other processes disturb the slower ones."""
+    a, b = torch.ones(1024, 256, dtype=dtype), torch.ones(256, 256, dtype=dtype)
+    times = []
+    for _ in range(10):
+        start = time.perf_counter()
+        a @ b
+        times.append(time.perf_counter() - start)
+    return min(times)

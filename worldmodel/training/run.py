@@ -1,0 +1,127 @@
+"""A run's directory: its configuration, what was chosen by looking at the machine, its metrics, and whether it is done."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from worldmodel.atomic import read_json, write_json
+
+
+def config_hash(config: Any) -> str:
+    """Eight hexadecimal digits that name a configuration (JSON values)."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
+
+
+class Run:
+    """Opens a run's directory, or makes it; running the same configuration there again continues.
+
+    Args:
+        path: The directory.
+        config: The resolved configuration (JSON values) that determines the result.
+
+    Raises:
+        ValueError: The directory holds a run with another configuration; the message names the first difference.
+        OSError: Another process works in the directory, or it cannot be written.
+    """
+
+    def __init__(self, path: str | Path, config: dict[str, Any]) -> None:
+        self.path = Path(path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock(self.path)
+        config = json.loads(json.dumps(config))
+        file = self.path / "config.json"
+        if file.exists():
+            difference = _first_difference(read_json(file), config)
+            if difference:
+                self.close()
+                raise ValueError(f"{self.path} holds a run with {difference}; choose another out=... or delete it")
+        else:
+            write_json(file, config)
+        self.config = config
+        self._opened = time.monotonic()
+        self._spent = read_json(self.path / "seconds.json") if (self.path / "seconds.json").exists() else 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of work so far, over all interruptions (up to the last ``record_seconds`` before a kill)."""
+        return self._spent + time.monotonic() - self._opened
+
+    def record_seconds(self) -> None:
+        """Note the time spent, so that it survives an interruption."""
+        write_json(self.path / "seconds.json", self.seconds)
+
+    @property
+    def done(self) -> dict[str, Any] | None:
+        """What ``finish`` recorded, or None while the run is unfinished."""
+        file = self.path / "done.json"
+        return read_json(file) if file.exists() else None
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Mark the run as done, with figures worth keeping."""
+        write_json(self.path / "done.json", {**summary, "seconds": round(self.seconds, 1)})
+
+    def choose(self, key: str, choice: Callable[[], Any]) -> Any:
+        """What was chosen by looking at the machine: made once and recorded, so that a resumed run chooses the same."""
+        file = self.path / "machine.json"
+        choices = read_json(file) if file.exists() else {}
+        if key not in choices:
+            choices[key] = choice()
+            write_json(file, choices)
+        return choices[key]
+
+    def close(self) -> None:
+        """Let other processes use the directory."""
+        self._lock.close()
+
+
+class Metrics:
+    """``metrics.jsonl``: one JSON object per logged step. Resuming at a step drops what was logged from there on."""
+
+    def __init__(self, path: Path, resume_step: int = 0) -> None:
+        rows = [row for row in read_metrics(path) if row["step"] < resume_step] if path.exists() else []
+        self._file = open(path, "w")  # noqa: SIM115 (closed by close)
+        for row in rows:
+            self.log(row)
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Append a row; it has a ``step``."""
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a ``metrics.jsonl``; a last line that was cut short is left out."""
+    content = path.read_text()
+    return [json.loads(line) for line in content[: content.rfind("\n") + 1].splitlines()]
+
+
+def _lock(path: Path) -> Any:
+    file = open(path / ".lock", "w")  # noqa: SIM115 (held open as long as the run)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise OSError(f"another process is working in {path}; wait for it or choose another out=...") from error
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
+
+
+def _first_difference(found: Any, wanted: Any, key: str = "") -> str:
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for name in sorted(found.keys() | wanted.keys()):
+            text = _first_difference(found.get(name), wanted.get(name), f"{key}.{name}" if key else name)
+            if text:
+                return text
+        return ""
+    return "" if found == wanted else f"{key}={found!r}, not {wanted!r}"
