@@ -1,0 +1,1 @@
+"""The jobs that a user runs, one file each: `worldmodel <job>`, or `python -m experiments.<job>`."""
