@@ -1,0 +1,19 @@
+"""Gymnasium worlds, held-out tasks, exploring policies, collection and evaluation. No torch in here.
+
+Importing this package registers `worldmodel/TwoRoom-v0` with gymnasium; it is safe to import it many times.
+"""
+
+from __future__ import annotations
+
+import gymnasium as gym
+
+NAMESPACE = "worldmodel"
+
+# Entry points are strings, so that MuJoCo is only loaded when a world is made. There is no
+# `max_episode_steps`: the time limit belongs to the task (envs.task.TaskEnv), and collection decides on its
+# own episode length.
+_WORLDS = {"TwoRoom-v0": "envs.two_room:TwoRoom"}
+
+for _name, _entry_point in _WORLDS.items():
+    if f"{NAMESPACE}/{_name}" not in gym.registry:
+        gym.register(id=f"{NAMESPACE}/{_name}", entry_point=_entry_point)

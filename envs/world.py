@@ -1,0 +1,104 @@
+"""The contract of a world for tasks, collection and evaluation, and how a world is made from its name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol, SupportsFloat, cast
+
+import gymnasium as gym
+import numpy as np
+
+import envs
+
+
+class TaskWorld(Protocol):
+    """A `gymnasium.Env` whose observation is the picture (H, W, C) uint8 and whose state can be read and set.
+
+    A state is one flat (S,) float64 vector that determines everything the world does next; in MuJoCo, the
+    full integration state. `reset(options={"state": ..., "goal": ...})` starts from a state and sets a
+    goal, both optional; with a goal, `step` returns reward 1 and terminates on success.
+
+    Attributes:
+        horizon: environment steps that a task may take.
+        task_mix: label of each kind of task -> its share of a suite.
+    """
+
+    observation_space: Any
+    action_space: Any
+    horizon: int
+    task_mix: Mapping[str, float]
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]: ...
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, SupportsFloat, bool, bool, dict[str, Any]]: ...
+
+    def close(self) -> None: ...
+
+    def get_state(self) -> np.ndarray:
+        """The state (S,) float64."""
+
+    def set_state(self, state: np.ndarray) -> None:
+        """Continue from `state` (S,)."""
+
+    def render_state(self, state: np.ndarray) -> np.ndarray:
+        """The picture (H, W, C) uint8 of `state` (S,); disturbs neither simulation nor random generator."""
+
+    def success(self, state: np.ndarray, goal: np.ndarray) -> bool:
+        """Whether `state` (S,) reaches the goal state (S,)."""
+
+    def distance(self, state: np.ndarray, goal: np.ndarray) -> float:
+        """What is left to go from `state` (S,) to `goal` (S,), in world units."""
+
+    def distances(self, states: np.ndarray, goals: np.ndarray) -> np.ndarray:
+        """`distance` for (..., S) and (..., S), broadcast against each other, to (...) float64."""
+
+    def sample_task(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, str]:
+        """A start state (S,), a goal state (S,) and the label of the kind of task."""
+
+    def scripted_action(self, state: np.ndarray, goal: np.ndarray) -> np.ndarray:
+        """One action (A,) float32 of a hand-written policy, which certifies that tasks can be done."""
+
+
+_METHODS = (
+    "get_state",
+    "set_state",
+    "render_state",
+    "success",
+    "distance",
+    "distances",
+    "sample_task",
+    "scripted_action",
+)
+
+
+def make_world(env_id: str) -> TaskWorld:
+    """Make the world with this gymnasium id, without wrappers.
+
+    A world from elsewhere is named with the module that registers it, `"my_package.worlds:My-v0"`; worker
+    processes import that module too.
+
+    Raises:
+        ValueError: the id is unknown, or the environment lacks a part of the contract.
+    """
+    try:
+        env = gym.make(env_id, disable_env_checker=True).unwrapped
+    except (gym.error.UnregisteredEnv, gym.error.Error, ModuleNotFoundError) as error:
+        choices = sorted(name for name in gym.registry if name.startswith(envs.NAMESPACE + "/"))
+        raise ValueError(
+            f"cannot make the environment {env_id!r} ({str(error).splitlines()[0]}); the choices are "
+            f"{', '.join(choices)}, or 'module:Name-v0' for an environment that another module registers"
+        ) from error
+    if missing := [name for name in (*_METHODS, "horizon", "task_mix") if not hasattr(env, name)]:
+        raise ValueError(f"the environment {env_id!r} has no {', '.join(missing)}; see envs.world.TaskWorld")
+    if not isinstance(env.action_space, gym.spaces.Box) or len(env.action_space.shape) != 1:
+        raise ValueError(
+            f"the action space of {env_id!r} is {env.action_space}; a Box of shape (A,) is needed"
+        )
+    return cast(TaskWorld, env)
+
+
+def channels_first(pictures: np.ndarray) -> np.ndarray:
+    """(..., H, W, C) of gymnasium to (..., C, H, W) of everything else, contiguous."""
+    return np.ascontiguousarray(np.moveaxis(pictures, -1, -3))
