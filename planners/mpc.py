@@ -22,7 +22,7 @@ class MPCConfig:
     """
 
     execute: int = 1  # model steps of a plan that are carried out before planning again
-    warm_start: bool = True  # begin each search from what is left of the previous plan
+    warm_start: bool = True  # begin each search from what is left of the previous plan; see `shift`
     history: int = 1  # M, observations that a cost gets to see; fewer at an episode's start
     deadline: float | None = None  # seconds per decision, encoding included; see `Planner.plan`
 
@@ -204,9 +204,10 @@ class MPCAgent:
     def _start(self, episode: _Episode) -> Tensor:
         # An episode without an earlier plan starts from the mean, which then is a candidate, too. It must not
         # matter for one environment whether another one, in the same search, has a plan left to start from.
-        shape = (self.planner.horizon, self.planner.action_block, self.bounds.action_dim)
-        left = None if episode.plan is None else shift(episode.plan, episode.used)
-        return self.bounds.clip(self.init_mean.expand(shape)) if left is None else left
+        fill = self.bounds.clip(self.init_mean)
+        if episode.plan is None:
+            return fill.expand(self.planner.horizon, self.planner.action_block, -1)
+        return shift(episode.plan, episode.used, fill)
 
     def _history(self, rows: list[int]) -> History:
         episodes = [self._episodes[row] for row in rows]
@@ -228,14 +229,13 @@ class MPCAgent:
         )
 
 
-def shift(plan: Tensor, steps: int) -> Tensor | None:
-    """What is left of a plan `(L, K, A)` after `steps` steps, its last step repeated to fill it up.
+def shift(plan: Tensor, steps: int, fill: Tensor) -> Tensor:
+    """What is left of a plan `(L, K, A)` after `steps` steps, filled up at its end with an action `(A,)`.
 
-    None if nothing is left: where whole plans are executed, there is nothing to start the next search from.
+    Repeating the last step instead makes the agent overshoot: near the goal, every search then starts from a
+    plan that leaves it again.
     """
-    if steps >= len(plan):
-        return None
-    return torch.cat([plan[steps:], plan[-1:].expand(steps, -1, -1)])
+    return torch.cat([plan[steps:], fill.expand(min(steps, len(plan)), *plan.shape[1:])])
 
 
 def _unchanged(observations: Tensor) -> Tensor:
