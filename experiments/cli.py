@@ -1,0 +1,195 @@
+"""The command line: `worldmodel <job> [key=value ...]`.
+
+A job is a module `experiments/<job>.py` with a docstring, a dataclass `Config` and `run(config)`. Its
+settings come from `configs/<job>.yaml` and the command line through Hydra. Importing this module is cheap:
+jobs, Hydra and torch are imported only once a job has been named, so `worldmodel --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import errno
+import importlib
+import importlib.util
+import os
+import shutil
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+
+JOBS: Mapping[str, str] = {
+    "demo": "experiments.demo",
+    "collect": "experiments.collect",
+    "pretrain": "experiments.pretrain",
+    "train": "experiments.train",
+    "plan": "experiments.plan",
+    "report": "experiments.report",
+    "doctor": "experiments.doctor",
+}
+
+PACKAGES = ("worldmodel", "envs", "planners", "configs")
+TRACEBACK = "WORLDMODEL_TRACEBACK"
+USAGE = "usage: worldmodel <job> [--help | --cfg] [key=value ...]"
+
+
+def main(
+    argv: Sequence[str] | None = None, *, jobs: Mapping[str, str] = JOBS, config_module: str = "configs"
+) -> int:
+    """Run one job and return the exit code: 0, 2 for an error of the user, 130 when interrupted.
+
+    Args:
+        argv: The command line without the program's name; by default the process's own.
+        jobs: Names of jobs and the modules that hold them.
+        config_module: The package with a `<job>.yaml` for each of them.
+
+    Raises:
+        Exception: what a job raised other than ValueError and OSError: a bug, which keeps its traceback.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    job, rest = (args[0], args[1:]) if args else ("--help", [])
+    try:
+        if job in ("-h", "--help", "help"):
+            print(_overview(jobs))
+        elif job == "--version":
+            print(_version())
+        else:
+            _run_job(job, rest, jobs, config_module)
+        sys.stdout.flush()
+        return 0
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to continue", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader went away (`| head`). What is still buffered must not raise again when Python exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        message = _user_message(error)
+        if message is None:
+            raise
+        if os.environ.get(TRACEBACK):
+            traceback.print_exc()
+        elif not isinstance(error, UsageError):
+            message += f" ({TRACEBACK}=1 shows the traceback)"
+        prefix = f"worldmodel {job}" if job in jobs else "worldmodel"
+        print(f"{prefix}: error: {message}", file=sys.stderr)
+        return 2
+
+
+def main_for(job: str) -> int:
+    """The command line of one job, for `python -m experiments.<job>`."""
+    return main([job, *sys.argv[1:]])
+
+
+class UsageError(ValueError):
+    """The command line or the installation is at fault: one line says all, a traceback would add nothing."""
+
+
+def _run_job(job: str, args: list[str], jobs: Mapping[str, str], config_module: str) -> None:
+    if job not in jobs:
+        close = difflib.get_close_matches(job, jobs, n=1)
+        hint = f", did you mean {close[0]}?" if close else ""
+        raise UsageError(f"unknown job {job!r}{hint}; jobs are {', '.join(jobs)}")
+    check_shadowing()
+    module = _load(jobs[job])
+    compose_settings = _load("experiments.settings").compose_settings
+    flags = [arg for arg in args if arg in ("-h", "--help", "--cfg")]
+    overrides = [arg for arg in args if arg not in flags]
+    schemas = getattr(module, "SCHEMAS", None)
+    settings = compose_settings(job, module.Config, overrides, schemas=schemas, config_module=config_module)
+    if "--cfg" in flags:
+        print(settings.to_yaml(), end="")
+    elif flags:
+        job_help = _load("experiments.describe").job_help
+        print(job_help(job, module.__doc__ or "", settings.config, settings.groups, _width()))
+    else:
+        module.run(settings.to_object())
+
+
+def _load(name: str) -> ModuleType:
+    """Import a module, and say what is to be done where a library that it needs is missing."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if missing == name:
+            raise UsageError(f"this installation has no module {name}") from error
+        if missing.partition(".")[0] in (*PACKAGES, "experiments"):
+            raise  # one of our own modules: a bug, not something to install
+        raise UsageError(
+            f"{missing} is not installed; `make install` or `pip install -e .` does it"
+        ) from error
+
+
+def check_shadowing(packages: Sequence[str] = PACKAGES) -> None:
+    """See that our packages are the ones that an import would find.
+
+    Raises:
+        UsageError: another package of the same name comes first, such as `envs/` in the user's working directory.
+    """
+    home = Path(__file__).resolve().parent.parent
+    for name in packages:
+        spec = importlib.util.find_spec(name)
+        places = [Path(place).resolve() for place in (spec.submodule_search_locations or ())] if spec else []
+        if spec and spec.origin and not places:  # a single file, envs.py
+            places = [Path(spec.origin).resolve()]
+        if places and places[0] != home / name:
+            raise UsageError(
+                f"{places[0]} would be imported instead of worldmodel's own package {home / name}; "
+                "rename it, or run from another directory"
+            )
+
+
+def _user_message(error: Exception) -> str | None:
+    """One line for an error that the user can mend; None for a bug."""
+    seen: BaseException | None = error
+    while seen is not None:
+        # Libraries wrap a full disk in errors of their own (safetensors: "Os { code: 28, ... }").
+        full = isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or "No space left on device" in str(seen):
+            where = f" for {seen.filename}" if isinstance(seen, OSError) and seen.filename else ""
+            return f"no space left{where}; free some, then run the same command again"
+        seen = seen.__cause__ or seen.__context__
+    if isinstance(error, OSError) and error.strerror:
+        names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        return ": ".join([*names, error.strerror])
+    if isinstance(error, ValueError | OSError):
+        return " ".join(str(error).split()) or type(error).__name__
+    return None
+
+
+def _overview(jobs: Mapping[str, str]) -> str:
+    lines = [USAGE, "", "Video -> encoder -> world model -> plan. Jobs:", ""]
+    size = max(map(len, jobs))
+    lines += [f"  {job:<{size}}  {_summary(module)}".rstrip() for job, module in jobs.items()]
+    lines += [
+        "",
+        "`worldmodel <job> --help` shows what a job does and its settings, --cfg the settings it would run with.",
+        "Start with `worldmodel demo`. `worldmodel doctor` says what this machine has and lacks.",
+    ]
+    return "\n".join(lines)
+
+
+def _summary(name: str) -> str:
+    """The first line of a module's docstring, without importing it (that would import torch)."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        return "(not in this installation)"
+    text = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
+    return text.partition("\n")[0]
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return f"worldmodel {version('worldmodel')}"
+    except PackageNotFoundError:
+        return "worldmodel (not installed)"
+
+
+def _width() -> int:
+    return max(40, min(120, shutil.get_terminal_size((100, 24)).columns))
