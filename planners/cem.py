@@ -125,8 +125,8 @@ def refit(plans: Tensor, costs: Tensor, elites: int) -> tuple[Tensor, Tensor, Te
     n = count.clamp(min=1)
     elite_cost = torch.where(finite, chosen_cost, 0).sum(dim=1) / n
     chosen = plans[torch.arange(len(plans), device=plans.device)[:, None], order]
-    # Summed over the last, contiguous dimension: the order of additions, and so the rounding, within one
-    # environment is then the same whatever the number of environments.
+    # Summed over the last, contiguous dimension, where the order of additions, and so the rounding, has no
+    # reason to change with the number of environments.
     values = chosen.movedim(1, -1).contiguous()
     weight = finite.to(plans.dtype).view(len(plans), *[1] * (plans.ndim - 2), -1)
     n_plan = n.view(-1, *[1] * (plans.ndim - 2))

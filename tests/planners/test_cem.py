@@ -116,6 +116,22 @@ def test_the_start_is_a_candidate_of_the_first_iteration(samples: int) -> None:
     assert torch.equal(recorder.plans[0][:, 0], start)
 
 
+def test_after_an_iteration_of_failures_the_search_goes_on_as_it_was() -> None:
+    config = CEMConfig(samples=500, iterations=2, elites=10, horizon=3, correlated=0.0)
+    unbounded = Bounds(torch.tensor([-torch.inf]), torch.tensor([torch.inf]))
+    asked: list[Tensor] = []
+
+    def cost(plans: Tensor) -> Tensor:
+        asked.append(plans)
+        return torch.full(plans.shape[:2], torch.nan if len(asked) == 1 else 1.0)
+
+    plan = CEM(config).plan(cost, unbounded, torch.tensor([5.0]), torch.tensor([2.0]), seeds=[0])
+    assert plan.cost.item() == 1.0
+    assert not torch.equal(asked[0], asked[1])
+    assert (asked[1].mean(dim=1) - 5).abs().max() < 0.4
+    assert (asked[1].std(dim=1) - 2).abs().max() < 0.3
+
+
 def autocorrelation(noise: Tensor, lag: int) -> Tensor:
     """Per candidate of `noise (E, S, L * K, A)`, whose mean is known to be 0 and whose std 1."""
     return (noise[:, :, lag:] * noise[:, :, : noise.shape[2] - lag]).mean(dim=(0, 2, 3))

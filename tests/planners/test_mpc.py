@@ -276,7 +276,14 @@ def test_the_callers_buffers_may_be_overwritten() -> None:
         agent.act(buffer)[:] = 77  # type: ignore[arg-type]
     assert notes.histories[1].observations.flatten().tolist() == [20, 30]
     assert notes.histories[1].past_actions.flatten().tolist() == [1]
-    assert notes.histories[1].goals.tolist() == [[90.0]]
+
+    notes = Notes()  # and nothing is encoded, which would have made a copy
+    agent = MPCAgent(notes, notes.__call__, WIDE, torch.zeros(1), torch.ones(1))
+    goal[:] = 9
+    agent.reset(goal, [5])  # type: ignore[arg-type]
+    goal[:] = 0
+    agent.act(buffer)  # type: ignore[arg-type]
+    assert notes.histories[0].goals.tolist() == [[9]]
 
 
 def test_reset_forgets_everything() -> None:
@@ -474,3 +481,11 @@ def test_the_settings_are_a_hydra_node() -> None:
     omegaconf = pytest.importorskip("omegaconf")
     node = omegaconf.OmegaConf.merge(omegaconf.OmegaConf.structured(MPCConfig), {"deadline": 0.1})
     assert omegaconf.OmegaConf.to_object(node) == MPCConfig(deadline=0.1)
+
+
+def test_encoders_and_rollouts_may_run_in_inference_mode() -> None:
+    factory = LatentCostFactory(torch.inference_mode()(encode), torch.inference_mode()(rollout))
+    agent = MPCAgent(CEM(SMALL), factory, BOUNDS, MEAN, STD, MPCConfig(history=2))
+    _, inference = run(agent, starts(2), starts(2, seed=1), [0, 1], 3)
+    _, plain = run(agent_for(MPCConfig(history=2)), starts(2), starts(2, seed=1), [0, 1], 3)
+    assert torch.equal(inference, plain)
