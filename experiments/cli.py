@@ -62,11 +62,9 @@ def main(
     except KeyboardInterrupt:
         print("interrupted; run the same command again to continue", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # The reader went away (`| head`). What is still buffered must not raise again when Python exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _reader_is_gone():
+            return 1
         message = _user_message(error)
         if message is None:
             raise
@@ -141,6 +139,17 @@ def check_shadowing(packages: Sequence[str] = PACKAGES) -> None:
                 f"{places[0]} would be imported instead of worldmodel's own package {home / name}; "
                 "rename it, or run from another directory"
             )
+
+
+def _reader_is_gone() -> bool:
+    """Whether it is stdout's pipe that broke (`| head`), and not the one to a worker that died."""
+    try:
+        print(flush=True)  # an empty line: without a buffer, only writing shows it
+    except BrokenPipeError:
+        # What is still buffered must not raise again when Python exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def _user_message(error: Exception) -> str | None:
