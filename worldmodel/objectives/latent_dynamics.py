@@ -22,7 +22,7 @@ class LatentDynamicsConfig:
     #: Weight of the loss on predictions from predictions, over all steps of the window.
     rollout: float = 1.0
     #: Weight of SIGReg on the latents, and how many random directions it takes.
-    sigreg: float = 1.0
+    sigreg: float = 0.02
     directions: int = 64
 
     def __post_init__(self) -> None:

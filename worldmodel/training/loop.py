@@ -35,16 +35,16 @@ class LoopConfig:
     weight_decay: float = 0.04
     #: Largest norm of the gradient; 0 turns clipping off.
     clip_norm: float = 1.0
-    #: "fp32" or "bf16" (autocast; weights stay float32).
-    precision: str = "fp32"
+    #: "fp32", "bf16" (autocast; weights stay float32) or "auto": bf16 where the machine multiplies faster in it.
+    precision: str = "auto"
     log_every: int = 20
     monitor_every: int = 200
     #: Seconds between training states on disk. They change nothing but what an interruption costs.
     checkpoint_seconds: float = 20.0
 
     def __post_init__(self) -> None:
-        if self.precision not in ("fp32", "bf16"):
-            raise ValueError(f"loop.precision={self.precision!r} is unknown; choose 'fp32' or 'bf16'")
+        if self.precision not in ("auto", "fp32", "bf16"):
+            raise ValueError(f"loop.precision={self.precision!r} is unknown; choose auto, fp32 or bf16")
         if min(self.steps, self.batch_size, self.log_every, self.monitor_every) < 1 or self.lr <= 0:
             raise ValueError("loop.steps, batch_size, log_every, monitor_every and lr must be positive")
 
@@ -80,7 +80,7 @@ def fit(objective: Objective, draw: Callable[[int], Batch], config: LoopConfig, 
             lr = set_lr(optimizer, config, step)
             with torch.autocast(device, torch.bfloat16, enabled=config.precision == "bf16"):
                 losses = objective(batch)
-            values = {name: float(value) for name, value in losses.items()}
+            values = {name: float(value.detach()) for name, value in losses.items()}
             if not math.isfinite(values["loss"]):
                 raise _not_finite(values, batch, state)
             optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,79 @@
+"""Policies for the evaluator, made of planners, models and simulators: where the packages meet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from envs.evaluate import Goals, Observation
+from envs.simulate import SimulatorCost
+from planners.base import Bounds, Cost, History
+from planners.cem import CEM, CEMConfig
+from planners.costs import GoalCostConfig, LatentCostFactory
+from planners.mpc import MPCAgent, MPCConfig
+from worldmodel.models.world_model import WorldModel
+
+
+class LatentPolicy:
+    """Plans in a world model's latent space towards goal images; sees pixels only."""
+
+    privileged = False
+
+    def __init__(self, agent: MPCAgent) -> None:
+        self.agent = agent
+
+    def reset(self, goals: Goals, seeds: np.ndarray) -> None:
+        self.agent.reset(torch.from_numpy(goals.frames), seeds.tolist())
+
+    def act(self, observation: Observation, active: np.ndarray) -> np.ndarray:
+        return self.agent.act(torch.from_numpy(observation.frames), torch.from_numpy(active)).numpy()
+
+
+class SimulatorPolicy:
+    """The same search with the true simulator and the true distance: what planning could reach with a perfect model."""
+
+    privileged = True
+
+    def __init__(self, agent: MPCAgent) -> None:
+        self.agent = agent
+
+    def reset(self, goals: Goals, seeds: np.ndarray) -> None:
+        self.agent.reset(torch.from_numpy(goals.states), seeds.tolist())
+
+    def act(self, observation: Observation, active: np.ndarray) -> np.ndarray:
+        return self.agent.act(torch.from_numpy(observation.states), torch.from_numpy(active)).numpy()
+
+
+def latent_agent(
+    model: WorldModel, planner: CEMConfig, cost: GoalCostConfig, mpc: MPCConfig, device: str = "cpu"
+) -> MPCAgent:
+    """An MPC agent that plans with a world model; usable without gymnasium, see ``MPCAgent``."""
+    actions = model.config.actions
+    factory = LatentCostFactory(model.to(device).encode, model.rollout, cost, device=device)
+    bounds = Bounds(torch.tensor(actions.low), torch.tensor(actions.high))
+    return MPCAgent(CEM(planner), factory, bounds, torch.tensor(actions.mean), torch.tensor(actions.std), mpc)
+
+
+def simulator_agent(env_id: str, planner: CEMConfig, cost: GoalCostConfig, mpc: MPCConfig) -> MPCAgent:
+    """The MPC agent with the simulator as its model; observations and goals are states."""
+    simulator = SimulatorCost(env_id, path=cost.path, final=cost.final, minimum=cost.minimum)
+
+    def make_cost(history: History) -> Cost:
+        states, goals = history.observations[:, -1].numpy(), history.goals.numpy()
+        return as_torch(lambda plans: simulator(states, goals, plans))
+
+    low, high = torch.from_numpy(simulator.action_low), torch.from_numpy(simulator.action_high)
+    middle, spread = (low + high) / 2, (high - low) / 2
+    return MPCAgent(CEM(planner), make_cost, Bounds(low, high), middle, spread, mpc)
+
+
+def as_torch(cost: Callable[[np.ndarray], np.ndarray]) -> Cost:
+    """A cost over arrays as a cost over tensors."""
+
+    def call(plans: Tensor) -> Tensor:
+        return torch.from_numpy(cost(plans.numpy())).float()
+
+    return call

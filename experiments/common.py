@@ -1,0 +1,87 @@
+"""What several jobs share: run directories, devices and threads, batches from episode stores."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from worldmodel.data.episodes import EpisodeStore
+from worldmodel.data.windows import Windows
+from worldmodel.masks import Grid, TubeMaskConfig, tube_masks
+from worldmodel.objectives.base import Batch
+from worldmodel.seeding import KeyedOrder
+from worldmodel.training.loop import LoopConfig
+from worldmodel.training.machine import choose_device, choose_precision
+from worldmodel.training.run import Run, config_hash
+
+#: Keys that say where or how fast to work, not what comes out.
+_NOT_THE_RESULT = ("out", "workers", "device", "threads", "num_envs")
+
+
+def open_run(job: str, config: Any) -> Run:
+    """The run's directory: ``config.out``, or ``runs/<job>/<hash of the configuration>``.
+
+    So the same command continues or finds its own run, and another configuration gets another directory.
+    """
+    values = {key: value for key, value in dataclasses.asdict(config).items() if key not in _NOT_THE_RESULT}
+    return Run(config.out or Path("runs") / job / config_hash(values), values)
+
+
+def prepare(run: Run, device: str, threads: int) -> str:
+    """Set the number of torch threads, and return the device; both are chosen once per run and recorded.
+
+    Raises:
+        ValueError: The device is not there.
+    """
+    torch.set_num_threads(run.choose("threads", lambda: threads or torch.get_num_threads()))
+    return run.choose("device", lambda: choose_device(device))
+
+
+def resolve_precision(run: Run, loop: LoopConfig, device: str) -> LoopConfig:
+    """The loop's settings with ``precision: auto`` decided, once per run."""
+    return dataclasses.replace(
+        loop, precision=run.choose("precision", lambda: choose_precision(loop.precision, device))
+    )
+
+
+def split_episodes(store: EpisodeStore, held_out: float) -> tuple[range, range]:
+    """Positions of the episodes to train on, and of those held out (the last ones).
+
+    Raises:
+        ValueError: Nothing would be left to train on.
+    """
+    count = max(1, round(held_out * len(store)))
+    if count >= len(store):
+        raise ValueError(f"{store.path} has {len(store)} episodes, too few to hold {count} out; collect more")
+    return range(len(store) - count), range(len(store) - count, len(store))
+
+
+def clip_batches(
+    windows: Windows, mask: TubeMaskConfig, grid: Grid, batch_size: int, seed: int
+) -> Callable[[int], Batch]:
+    """A function from the step to its batch of clips with masks."""
+    order = KeyedOrder(len(windows), seed)
+
+    def draw(step: int) -> Batch:
+        ids = range(step * batch_size, (step + 1) * batch_size)
+        clips = torch.from_numpy(windows.frames([order[i] for i in ids]))
+        return Batch(step, ids, views=(clips,), masks=(tube_masks(mask, grid, seed, ids),))
+
+    return draw
+
+
+def window_batches(windows: Windows, batch_size: int, seed: int) -> Callable[[int], Batch]:
+    """A function from the step to its batch of windows with actions."""
+    order = KeyedOrder(len(windows), seed)
+
+    def draw(step: int) -> Batch:
+        ids = range(step * batch_size, (step + 1) * batch_size)
+        items = [order[i] for i in ids]
+        views = (torch.from_numpy(windows.frames(items)),)
+        return Batch(step, ids, views=views, actions=torch.from_numpy(windows.actions(items)))
+
+    return draw
