@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import gymnasium as gym
 
-NAMESPACE = "worldmodel"
+from envs.world import NAMESPACE, describe, make_world
+
+__all__ = ["describe", "make_world"]
 
 # Entry points are strings, so that MuJoCo is only loaded when a world is made. There is no
 # `max_episode_steps`: the time limit belongs to the task (envs.task.TaskEnv), and collection decides on its

@@ -78,7 +78,7 @@ class TwoRoom(gym.Env[np.ndarray, np.ndarray]):
 
     metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]  # gymnasium declares it on instances
         "render_modes": ["rgb_array"],
-        "render_fps": 7,
+        "render_fps": 1.0 / (SUBSTEPS * TIMESTEP),
     }
     horizon = 40
     substeps = SUBSTEPS

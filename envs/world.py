@@ -8,7 +8,7 @@ from typing import Any, Protocol, SupportsFloat, cast
 import gymnasium as gym
 import numpy as np
 
-import envs
+NAMESPACE = "worldmodel"
 
 
 class TaskWorld(Protocol):
@@ -85,7 +85,7 @@ def make_world(env_id: str) -> TaskWorld:
     try:
         env = gym.make(env_id, disable_env_checker=True).unwrapped
     except (gym.error.UnregisteredEnv, gym.error.Error, ModuleNotFoundError) as error:
-        choices = sorted(name for name in gym.registry if name.startswith(envs.NAMESPACE + "/"))
+        choices = sorted(name for name in gym.registry if name.startswith(NAMESPACE + "/"))
         raise ValueError(
             f"cannot make the environment {env_id!r} ({str(error).splitlines()[0]}); the choices are "
             f"{', '.join(choices)}, or 'module:Name-v0' for an environment that another module registers"
@@ -97,6 +97,30 @@ def make_world(env_id: str) -> TaskWorld:
             f"the action space of {env_id!r} is {env.action_space}; a Box of shape (A,) is needed"
         )
     return cast(TaskWorld, env)
+
+
+def describe(env_id: str) -> dict[str, Any]:
+    """What a dataset should say about its environment; JSON values only.
+
+    Keys: `env_id`, `action_low` and `action_high` (A numbers each), `frame_shape` ([C, H, W]) and `fps`
+    (environment steps per second, null if the environment does not say).
+
+    Raises:
+        ValueError: see `make_world`.
+    """
+    world = make_world(env_id)
+    try:
+        height, width, channels = world.observation_space.shape
+        fps = getattr(world, "metadata", {}).get("render_fps")
+        return {
+            "env_id": env_id,
+            "action_low": world.action_space.low.tolist(),
+            "action_high": world.action_space.high.tolist(),
+            "frame_shape": [channels, height, width],
+            "fps": None if fps is None else float(fps),
+        }
+    finally:
+        world.close()
 
 
 def channels_first(pictures: np.ndarray) -> np.ndarray:

@@ -1,0 +1,202 @@
+"""Collect episodes with worker processes; the data never depend on how many.
+
+Episode i is a function of (seed, i) alone, so any number of workers makes the same bytes, and an
+interrupted collection goes on with the indices that are missing.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from envs.policies import ExploringPolicy, make_policy
+from envs.seeding import keyed_rng
+from envs.world import TaskWorld, channels_first, make_world
+
+Episode = dict[str, np.ndarray]
+
+# Frames per message between processes: enough to make its overhead small, few enough to keep memory low (6
+# MB at 64 pixels).
+_FRAMES_PER_BATCH = 512
+_BATCHES_AHEAD = 2  # per worker
+
+
+class WorkerDied(OSError):
+    """A collecting process ended without a word: it was killed, or could not start."""
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """All that an episode depends on, besides its index."""
+
+    env_id: str
+    steps: int
+    policy: str
+    policy_options: Mapping[str, float]
+    seed: int
+    block: int
+
+
+def collect(
+    env_id: str,
+    episodes: int | Sequence[int],
+    steps: int,
+    policy: str = "held_direction",
+    seed: int = 0,
+    workers: int = 0,
+    start: int = 0,
+    *,
+    block: int = 1,
+    policy_options: Mapping[str, float] | None = None,
+) -> Iterator[tuple[int, Episode]]:
+    """Yield (index, episode) in the order of the indices.
+
+    An episode is a dict of arrays: `frames` (T+1, C, H, W) uint8, `actions` (T, K, A) float32 in the
+    environment's units, where `actions[t]` leads from frame t to frame t+1, and `states` (T+1, S) float64,
+    for probes and pictures only.
+
+    Args:
+        env_id: see `envs.world.make_world`.
+        episodes: how many, counted from `start`, or the very indices that are wanted, such as those still
+            missing.
+        steps: model steps T per episode; each is `block` environment steps.
+        policy: exploring policy, see `envs.policies`.
+        seed: of the random stream "collect"; episode i depends on (seed, i) only.
+        workers: processes; 0 collects in this one. A script that uses workers needs `if __name__ ==
+            "__main__":`.
+        start: first index, if `episodes` is a number.
+        block: environment steps K per model step.
+        policy_options: settings of the policy.
+
+    Raises:
+        ValueError: unknown environment, policy or option, or a number out of range; raised at the call.
+        WorkerDied: a worker process was killed; raised while iterating.
+    """
+    indices = (
+        list(range(start, start + episodes)) if isinstance(episodes, int) else [int(i) for i in episodes]
+    )
+    if steps < 1 or workers < 0 or seed < 0 or min(indices, default=0) < 0:
+        raise ValueError(
+            f"collection needs steps >= 1, workers >= 0, seed >= 0 and episode indices >= 0, got steps={steps}, "
+            f"workers={workers}, seed={seed}, first index {min(indices, default=0)}"
+        )
+    recipe = _Recipe(env_id, steps, policy, dict(policy_options or {}), seed, block)
+    collector = _Collector(recipe)  # bad names are reported here, before any process is started
+    if workers == 0:
+        return ((index, collector.episode(index)) for index in indices)
+    collector.close()
+    return _collect_in_processes(recipe, indices, workers)
+
+
+class _Collector:
+    """One world and one policy, which make one episode after the other."""
+
+    def __init__(self, recipe: _Recipe) -> None:
+        self.recipe = recipe
+        self.world: TaskWorld = make_world(recipe.env_id)
+        self.policy: ExploringPolicy = make_policy(
+            recipe.policy, self.world.action_space, recipe.block, recipe.policy_options
+        )
+
+    def episode(self, index: int) -> Episode:
+        recipe, world = self.recipe, self.world
+        rng = keyed_rng("collect", recipe.seed, index)
+        frame, _ = world.reset(seed=int(rng.integers(2**63)))
+        self.policy.reset(rng)
+        frames, states, actions = [frame], [world.get_state()], []
+        for _ in range(recipe.steps):
+            actions.append(self.policy.act(frame))
+            for action in actions[-1]:
+                frame, *_ = world.step(action)
+            frames.append(frame)
+            states.append(world.get_state())
+        return {
+            "frames": channels_first(np.stack(frames)),
+            "actions": np.stack(actions),
+            "states": np.stack(states),
+        }
+
+    def close(self) -> None:
+        self.world.close()
+
+
+def _collect_in_processes(recipe: _Recipe, indices: list[int], workers: int) -> Iterator[tuple[int, Episode]]:
+    size = max(1, min(_FRAMES_PER_BATCH // (recipe.steps + 1), -(-len(indices) // workers)))
+    batches = deque(indices[i : i + size] for i in range(0, len(indices), size))
+    running: deque[tuple[list[int], Future[list[Episode]]]] = deque()
+    # Spawn, not fork: a forked child inherits threads and OpenGL contexts that no longer work.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(recipe,))
+    try:
+        while batches or running:
+            while batches and len(running) < workers * _BATCHES_AHEAD:
+                with _quiet_children():
+                    running.append((batches[0], pool.submit(_make_batch, batches[0])))
+                batches.popleft()
+            batch, future = running.popleft()
+            yield from zip(batch, future.result(), strict=True)
+    except BrokenProcessPool as error:
+        raise WorkerDied(
+            f"a process that collected episodes in {recipe.env_id} died: killed, out of memory, or the script lacks "
+            '`if __name__ == "__main__":`; episodes handed over so far are good, so collect the missing ones again, '
+            "and use workers=0 to see an error of the environment itself"
+        ) from error
+    finally:
+        # After Ctrl-C, an error or a reader that stopped early: drop what is queued, wait for the batches
+        # in hand.
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+_worker: _Collector  # of a worker process, set by its initializer
+
+
+def _start_worker(recipe: _Recipe) -> None:
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    _worker = _Collector(recipe)
+
+
+def _make_batch(indices: list[int]) -> list[Episode]:
+    return [_worker.episode(index) for index in indices]
+
+
+def _exit_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+@contextmanager
+def _quiet_children() -> Iterator[None]:
+    """Processes that are started inside use one thread each, and leave Ctrl-C to this process from the first moment."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    masked = (
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        if hasattr(signal, "pthread_sigmask")
+        else None
+    )
+    try:
+        yield
+    finally:
+        if masked is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from envs.collect import WorkerDied, collect
+from envs.two_room import TwoRoom
+from envs.world import channels_first, describe
+
+TWO_ROOM = "worldmodel/TwoRoom-v0"
+ROOT = Path(__file__).parents[2]
+
+
+def digest(episode: dict[str, np.ndarray]) -> str:
+    text = hashlib.sha256()
+    for name in sorted(episode):
+        text.update(f"{name} {episode[name].dtype} {episode[name].shape}".encode())
+        text.update(episode[name].tobytes())
+    return text.hexdigest()
+
+
+def digests(episodes, **settings) -> dict[int, str]:
+    return {index: digest(episode) for index, episode in collect(TWO_ROOM, episodes, 12, **settings)}
+
+
+def test_an_episode_has_the_promised_arrays():
+    ((index, episode),) = collect(TWO_ROOM, 1, 12)
+    assert index == 0 and set(episode) == {"frames", "actions", "states"}
+    assert episode["frames"].shape == (13, 3, 64, 64) and episode["frames"].dtype == np.uint8
+    assert episode["actions"].shape == (12, 1, 2) and episode["actions"].dtype == np.float32
+    assert episode["states"].shape[0] == 13 and episode["states"].dtype == np.float64
+    assert all(array.flags.c_contiguous for array in episode.values())
+
+
+@pytest.mark.parametrize("block", [1, 3])
+def test_actions_lead_from_frame_to_frame(world, block):
+    """Replaying the stored actions from the first stored state gives the stored frames and states."""
+    ((_, episode),) = collect(TWO_ROOM, 1, 10, block=block)
+    assert episode["actions"].shape == (10, block, 2)
+    world.set_state(episode["states"][0])
+    assert np.array_equal(channels_first(world.render_state(world.get_state())), episode["frames"][0])
+    for actions, frame, state in zip(
+        episode["actions"], episode["frames"][1:], episode["states"][1:], strict=True
+    ):
+        for action in actions:
+            picture, *_ = world.step(action)
+        assert np.array_equal(channels_first(picture), frame)
+        assert np.array_equal(world.get_state(), state)
+
+
+def test_any_number_of_workers_makes_the_same_bytes():
+    # 90 episodes of 12 steps are three batches, so two workers share them.
+    alone = digests(90)
+    assert list(alone) == list(range(90)) and len(set(alone.values())) == 90
+    assert digests(90, workers=1) == alone
+    assert list(digests(90, workers=2).items()) == list(alone.items())  # the same order, too
+
+
+def test_missing_episodes_come_out_as_they_would_have():
+    whole = digests(8)
+    missing = [1, 4, 7]
+    assert digests(missing) == {index: whole[index] for index in missing}
+    assert digests(missing, workers=2) == {index: whole[index] for index in missing}
+    assert digests(3, start=5) == {index: whole[index] for index in (5, 6, 7)}
+    assert digests([]) == {} and digests(0, workers=2) == {}
+
+
+def test_seeds_and_policies_make_other_data():
+    first = digests(2)
+    assert not set(first.values()) & set(digests(2, seed=1).values())
+    assert not set(first.values()) & set(digests(2, policy="uniform_random").values())
+    assert not set(first.values()) & set(digests(2, policy_options={"switch": 0.5}).values())
+
+
+def test_collected_starts_are_not_the_tasks_starts(suite):
+    tasks = np.stack([state[1:3] for task in suite for state in (task.start, task.goal)])
+    starts = np.stack([episode["states"][0, 1:3] for _, episode in collect(TWO_ROOM, 50, 1, seed=0)])
+    assert np.abs(starts[:, None] - tasks[None]).max(axis=-1).min() > 1e-9
+
+
+def test_a_killed_worker_is_named_and_nothing_hangs():
+    episodes = collect(TWO_ROOM, 2000, 12, workers=2)
+    next(episodes)
+    os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+    with pytest.raises(WorkerDied, match=r"TwoRoom-v0 died.*collect the missing ones"):
+        for _ in episodes:
+            pass
+    assert not multiprocessing.active_children()
+
+
+def test_stopping_early_leaves_no_processes():
+    episodes = collect(TWO_ROOM, 2000, 12, workers=2)
+    next(episodes)
+    assert multiprocessing.active_children()
+    episodes.close()
+    assert not multiprocessing.active_children()
+
+
+SCRIPT = """
+import multiprocessing, sys
+from envs.collect import collect
+if __name__ == "__main__":
+    for index, _ in collect("worldmodel/TwoRoom-v0", 1_000_000, 12, workers=2):
+        if index == 0:
+            print(*[child.pid for child in multiprocessing.active_children()], flush=True)
+"""
+
+
+def start_script(tmp_path: Path) -> tuple[subprocess.Popen, list[int]]:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "script.py")],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    return process, [int(pid) for pid in process.stdout.readline().split()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{pid}/status")  # a zombie is dead, its parent has just not noticed
+    return not (status.exists() and "State:\tZ" in status.read_text())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_ctrl_c_ends_cleanly(tmp_path):
+    process, workers = start_script(tmp_path)
+    os.killpg(process.pid, signal.SIGINT)  # what a terminal does
+    _, errors = process.communicate(timeout=30)
+    assert len(workers) == 2 and not any(alive(pid) for pid in workers)
+    assert errors.count("Traceback") == 1 and errors.rstrip().endswith("KeyboardInterrupt"), errors
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_workers_do_not_outlive_a_killed_parent(tmp_path):
+    process, workers = start_script(tmp_path)
+    process.kill()
+    process.communicate(timeout=30)
+    deadline = time.monotonic() + 20
+    while any(alive(pid) for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(workers) == 2 and not any(alive(pid) for pid in workers)
+
+
+def test_the_settings_of_threads_are_put_back(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    list(collect(TWO_ROOM, 1, 2, workers=1))
+    assert os.environ["OMP_NUM_THREADS"] == "7" and "MKL_NUM_THREADS" not in os.environ
+
+
+def test_bad_requests_are_reported_at_the_call():
+    with pytest.raises(ValueError, match="held_direction, uniform_random"):
+        collect(TWO_ROOM, 1, 2, policy="heldd", workers=2)
+    with pytest.raises(ValueError, match="worldmodel/TwoRoom-v0"):
+        collect("worldmodel/Nowhere-v0", 1, 2, workers=2)
+    with pytest.raises(ValueError, match="steps=0"):
+        collect(TWO_ROOM, 1, 0)
+    with pytest.raises(ValueError, match="workers=-1"):
+        collect(TWO_ROOM, 1, 1, workers=-1)
+    with pytest.raises(ValueError, match="first index -2"):
+        collect(TWO_ROOM, [3, -2], 1)
+
+
+def test_describe_says_what_a_dataset_needs():
+    assert describe(TWO_ROOM) == {
+        "env_id": TWO_ROOM,
+        "action_low": [-1.0, -1.0],
+        "action_high": [1.0, 1.0],
+        "frame_shape": [3, 64, 64],
+        "fps": pytest.approx(1 / 0.15),
+    }
+    assert TwoRoom.substeps * 0.01 == pytest.approx(0.15)
