@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +28,16 @@ def make_episode(index: int, steps: int = 12, size: int = 32) -> dict[str, np.nd
     for frame, (x, y) in zip(frames, states.astype(int), strict=True):
         frame[:, y : y + 6, x : x + 6] = 220
     return {"frames": frames, "actions": actions, "states": states}
+
+
+@pytest.fixture(name="make_episode")
+def _make_episode() -> Callable[..., dict[str, np.ndarray]]:
+    return make_episode
+
+
+@pytest.fixture
+def meta() -> dict[str, Any]:
+    return dict(META)
 
 
 @pytest.fixture

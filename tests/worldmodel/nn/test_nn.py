@@ -1,0 +1,71 @@
+"""Patches, positions and blocks against plain formulas and other implementations."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from worldmodel.nn.blocks import Block
+from worldmodel.nn.patches import gather_tokens, to_patches
+from worldmodel.nn.positions import sincos_3d
+
+
+def test_a_linear_layer_on_patches_is_the_strided_3d_convolution() -> None:
+    clip = torch.randn(2, 4, 3, 16, 24)
+    conv = nn.Conv3d(3, 5, kernel_size=(2, 8, 8), stride=(2, 8, 8))
+    wanted = conv(clip.transpose(1, 2)).flatten(3).permute(0, 2, 3, 1)  # (B, P, N, D)
+    # Ours orders a patch's content (time, channel, row, column), the convolution (channel, time, row, column).
+    weight = conv.weight.transpose(1, 2).flatten(1)
+    ours = F.linear(to_patches(clip, 8, 2), weight, conv.bias)
+    torch.testing.assert_close(ours, wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_clips_that_cannot_be_cut_are_refused() -> None:
+    with pytest.raises(ValueError, match="cannot be cut"):
+        to_patches(torch.zeros(1, 3, 3, 16, 16), 8, 2)
+
+
+def test_gather_takes_tokens_by_id() -> None:
+    tokens = torch.arange(24.0).reshape(2, 4, 3)
+    assert torch.equal(gather_tokens(tokens, torch.tensor([[3, 0], [1, 1]]))[1], tokens[1, [1, 1]])
+
+
+def test_position_table_is_the_plain_formula() -> None:
+    steps, height, width, channels = 3, 2, 4, 14
+    table = sincos_3d(steps, height, width, channels)
+    assert table.shape == (3, 8, 14)
+    share = 2 * math.ceil(channels / 6)
+    for t in range(steps):
+        for h in range(height):
+            for w in range(width):
+                row = []
+                for position in (t, h, w):
+                    angles = [position / 10_000 ** (i / (share / 2)) for i in range(share // 2)]
+                    row += [math.sin(a) for a in angles] + [math.cos(a) for a in angles]
+                torch.testing.assert_close(table[t, h * width + w], torch.tensor(row[:channels]))
+
+
+def test_block_is_torchs_pre_norm_encoder_layer() -> None:
+    block = Block(24, 3, 4.0)
+    theirs = nn.TransformerEncoderLayer(
+        24, 3, 96, dropout=0.0, activation="gelu", layer_norm_eps=1e-6, batch_first=True, norm_first=True
+    )
+    theirs.load_state_dict(
+        {
+            "self_attn.in_proj_weight": block.attn.qkv.weight,
+            "self_attn.in_proj_bias": block.attn.qkv.bias,
+            "self_attn.out_proj.weight": block.attn.proj.weight,
+            "self_attn.out_proj.bias": block.attn.proj.bias,
+            "linear1.weight": block.mlp[0].weight,
+            "linear1.bias": block.mlp[0].bias,
+            "linear2.weight": block.mlp[2].weight,
+            "linear2.bias": block.mlp[2].bias,
+            **{f"norm{i}.{name}": getattr(getattr(block, f"norm{i}"), name) for i in (1, 2) for name in ("weight", "bias")},
+        }
+    )
+    x = torch.randn(2, 7, 24)
+    torch.testing.assert_close(block(x), theirs(x), atol=1e-5, rtol=1e-5)
