@@ -28,7 +28,8 @@ clean: ## remove .venv and caches; runs/ and data/ stay
 	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# A .venv that cannot run pip is the rest of an attempt that failed, and is made anew.
+# A .venv that cannot run pip is the rest of an attempt that failed, and is made anew. The pip that comes with
+# Python 3.10 may search for versions for hours, so it is brought up to date first.
 $(VENV)/.installed: setup.cfg pyproject.toml constraints/cpu.txt
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is not installed; it takes Python 3.10 or later" >&2; exit 1; }
 	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
@@ -37,6 +38,7 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints/cpu.txt
 	  rm -rf $(VENV); \
 	  $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	    echo "make: $(PYTHON) could not make $(VENV); on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }; \
+	  $(BIN)/python -m pip install -qq --disable-pip-version-check --upgrade pip; \
 	fi
 	@echo "Installing into $(VENV) (the first time takes a few minutes)"
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints/cpu.txt -e '.[dev]'
