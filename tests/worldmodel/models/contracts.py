@@ -1,0 +1,87 @@
+"""Contracts that every encoder and dynamics must pass; tests call them for each implementation.
+
+Add a new encoder or dynamics to the lists in ``test_contracts.py``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def check_encoder(encoder: nn.Module, clip: Tensor, windows: tuple[int, ...]) -> None:
+    """``clip (B, T, C, H, W)`` uint8; ``windows`` are those that ``encode_steps`` must support."""
+    b, t = clip.shape[:2]
+    with torch.no_grad():
+        tokens = encoder.encode(clip)
+        assert tokens.ndim == 4
+        assert tokens.shape[0] == b
+        assert tokens.shape[2:] == (encoder.tokens_per_step, encoder.width)
+        torch.testing.assert_close(encoder.encode(clip.float() / 255), tokens, atol=1e-5, rtol=1e-5)
+
+        # Rows do not see each other.
+        torch.testing.assert_close(encoder.encode(clip[1:]), tokens[1:], atol=1e-5, rtol=1e-5)
+
+        # Keeping all tokens is no mask; keeping some gives those, computed without the others.
+        count = tokens.shape[1] * tokens.shape[2]
+        everything = torch.arange(count).expand(b, -1)
+        torch.testing.assert_close(encoder.encode(clip, keep=everything), tokens.flatten(1, 2), atol=1e-5, rtol=1e-5)
+        some = everything[:, ::3]
+        kept = encoder.encode(clip, keep=some)
+        assert kept.shape == (b, some.shape[1], encoder.width)
+
+        for window in windows:
+            _check_steps_are_causal(encoder, clip, window)
+
+
+def _check_steps_are_causal(encoder: nn.Module, clip: Tensor, window: int) -> None:
+    t = clip.shape[1]
+    steps = encoder.encode_steps(clip, window=window)
+    assert steps.shape == (clip.shape[0], t, encoder.tokens_per_step, encoder.width)
+    for changed in range(t):
+        other = clip.clone()
+        other[:, changed] = 255 - other[:, changed]
+        difference = (encoder.encode_steps(other, window=window) - steps).abs().amax(dim=(0, 2, 3))
+        affected = [step for step in range(t) if difference[step] > 1e-6]
+        # A step sees the last `window` frames, and no later one.
+        assert affected == list(range(changed, min(t, changed + window)))
+
+
+def check_dynamics(dynamics: nn.Module, tokens: int, width: int, block: int, action_dim: int, context: int) -> None:
+    """``context``: the longest context ``M`` that the dynamics sees."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    b, t = 3, max(5, context + 2)
+    history, actions = draw(b, t, tokens, width), draw(b, t, block, action_dim)
+    with torch.no_grad():
+        predicted = dynamics(history, actions)
+        assert predicted.shape == history.shape
+
+        # Causality: a token or action at step c changes no prediction before row c.
+        for c in range(t):
+            for source in (0, 1):
+                inputs = [history.clone(), actions.clone()]
+                inputs[source][:, c] += 1.0
+                difference = (dynamics(*inputs) - predicted).abs().amax(dim=(0, 2, 3))
+                assert (difference[:c] < 1e-6).all()
+                assert difference[c] > 1e-6
+
+        _check_rollout(dynamics, draw(2, context, tokens, width), draw(2, context - 1, block, action_dim),
+                       draw(2, 4, 6, block, action_dim))  # fmt: skip
+
+
+def _check_rollout(dynamics: nn.Module, context: Tensor, past: Tensor, plans: Tensor) -> None:
+    """Rollout equals teacher forcing on its own predictions, for each candidate by itself."""
+    e, s, length = plans.shape[:3]
+    rolled = dynamics.rollout(context, past, plans)
+    assert rolled.shape == (e, s, length, *context.shape[2:])
+    for candidate in range(s):
+        tokens, actions = context, past
+        for step in range(length):
+            actions = torch.cat([actions, plans[:, candidate, step : step + 1]], dim=1)
+            following = dynamics(tokens, actions)[:, -1:]
+            torch.testing.assert_close(rolled[:, candidate, step], following[:, 0], atol=1e-5, rtol=1e-5)
+            tokens = torch.cat([tokens, following], dim=1)

@@ -1,0 +1,87 @@
+"""The V-JEPA objective against a plain computation."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from worldmodel.masks import TubeMaskConfig, tube_masks
+from worldmodel.models.masked_predictor import MaskedPredictor, MaskedPredictorConfig
+from worldmodel.models.video_encoder import VideoEncoder, VideoEncoderConfig
+from worldmodel.objectives.base import Batch
+from worldmodel.objectives.masked_latent import MaskedLatentConfig, MaskedLatentPrediction
+
+
+def make(config: VideoEncoderConfig, **settings: object) -> tuple[MaskedLatentPrediction, Batch]:
+    torch.manual_seed(0)
+    encoder = VideoEncoder(config)
+    predictor = MaskedPredictor(MaskedPredictorConfig(width=24, heads=2), encoder.grid, encoder.width)
+    objective = MaskedLatentPrediction(encoder, predictor, MaskedLatentConfig(**settings))  # type: ignore[arg-type]
+    clip = torch.randint(0, 256, (3, 4, 3, 32, 32), dtype=torch.uint8)
+    return objective, Batch(0, range(3), (clip,), (tube_masks(TubeMaskConfig(), encoder.grid, 0, range(3)),))
+
+
+@pytest.mark.parametrize("loss", ["l1", "l2"])
+def test_loss_is_the_mean_distance_to_layer_normed_targets_of_hidden_tokens(
+    tiny_encoder: VideoEncoderConfig, loss: str
+) -> None:
+    objective, batch = make(tiny_encoder, loss=loss)
+    clip, mask = batch.views[0], batch.masks[0]
+    total = []
+    for row in range(3):
+        whole = objective.target_encoder.encode(clip[row : row + 1]).reshape(-1, 24)
+        context = objective.encoder.encode(clip[row : row + 1], keep=mask.context[row : row + 1])
+        predicted = objective.predictor(context, mask.context[row : row + 1], mask.target[row : row + 1])[0]
+        for slot, token in enumerate(mask.target[row].tolist()):
+            target = whole[token]
+            target = (target - target.mean()) / (target.var(correction=0) + 1e-5).sqrt()
+            gap = predicted[slot] - target
+            total.append(gap.abs().mean() if loss == "l1" else gap.square().mean())
+    torch.testing.assert_close(objective(batch)["loss"], torch.stack(total).mean())
+
+
+def test_the_target_encoder_gets_no_gradient_and_follows_by_ema(tiny_encoder: VideoEncoderConfig) -> None:
+    objective, batch = make(tiny_encoder, ema_start=0.5, ema_end=1.0)
+    objective(batch)["loss"].backward()
+    assert all(p.grad is None for p in objective.target_encoder.parameters())
+    assert all(p.grad is not None for p in objective.encoder.parameters())
+    assert all(p.grad is not None for p in objective.predictor.parameters())
+    before = objective.target_encoder.patch_embed.weight.clone()
+    with torch.no_grad():
+        objective.encoder.patch_embed.weight += 1.0
+    objective.after_step(0.5)  # momentum 0.75
+    torch.testing.assert_close(objective.target_encoder.patch_embed.weight, before + 0.25)
+    objective.after_step(1.0)  # momentum 1: stays
+    torch.testing.assert_close(objective.target_encoder.patch_embed.weight, before + 0.25)
+
+
+def test_it_learns_one_batch(tiny_encoder: VideoEncoderConfig) -> None:
+    objective, batch = make(tiny_encoder)
+    optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=3e-3)
+    losses = []
+    for step in range(60):
+        loss = objective(batch)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        objective.after_step(step / 60)
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_monitors_see_a_collapsed_encoder(tiny_encoder: VideoEncoderConfig) -> None:
+    objective, batch = make(tiny_encoder)
+    healthy = objective.monitor(batch)
+    with torch.no_grad():
+        objective.target_encoder.norm.weight.zero_()
+        objective.target_encoder.norm.bias.fill_(1.0)
+    collapsed = objective.monitor(batch)
+    assert healthy["token_std"] > 0.1
+    assert collapsed["token_std"] < 1e-6
+    assert healthy["token_rank"] > 4
+
+
+@pytest.mark.parametrize("bad", [{"loss": "huber"}, {"target_norm": "batch"}, {"ema_start": 0.9, "ema_end": 0.8}])
+def test_bad_settings_are_refused(bad: dict) -> None:
+    with pytest.raises(ValueError, match="objective"):
+        MaskedLatentConfig(**bad)
