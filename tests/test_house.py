@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
+from omegaconf import OmegaConf
 
 from experiments.cli import JOBS
-from experiments.describe import field_help
 from experiments.settings import compose_settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -101,11 +101,10 @@ def test_every_job_has_its_configuration() -> None:
 
 
 @pytest.mark.parametrize("job", WRITTEN_JOBS)
-def test_every_job_documents_itself_and_its_settings(job: str) -> None:
+def test_every_job_shows_how_it_is_run(job: str) -> None:
     module = importlib.import_module(JOBS[job])
     assert f"worldmodel {job}" in (module.__doc__ or ""), "the docstring shows how it is run"
     assert callable(module.run)
-    assert set(field_help(module.Config)) == set(module.Config.__dataclass_fields__)
 
 
 def options() -> Iterator[str]:
@@ -122,7 +121,7 @@ def test_every_configuration_composes(job: str) -> None:
     schemas = getattr(module, "SCHEMAS", None)
     base = compose_settings(job, module.Config, [], schemas=schemas)
     assert base.to_yaml()
-    assert isinstance(base.config._metadata.object_type, type), f"configs/{job}.yaml begins with {job}_schema"
+    assert OmegaConf.get_type(base.config) is module.Config, f"configs/{job}.yaml begins with {job}_schema"
     for choice in options():
         if choice.partition("=")[0] in base.groups:
             compose_settings(job, module.Config, [choice], schemas=schemas)
