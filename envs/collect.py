@@ -9,13 +9,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import threading
+import traceback
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
 
 import numpy as np
 
@@ -25,8 +26,7 @@ from envs.world import TaskWorld, channels_first, make_world
 
 Episode = dict[str, np.ndarray]
 
-# Frames per message between processes: enough to make its overhead small, few enough to keep memory low (6
-# MB at 64 pixels).
+# Frames per message between processes: enough to make its overhead small, few enough for memory (6 MB at 64 px).
 _FRAMES_PER_BATCH = 512
 _BATCHES_AHEAD = 2  # per worker
 
@@ -81,6 +81,7 @@ def collect(
     Raises:
         ValueError: unknown environment, policy or option, or a number out of range; raised at the call.
         WorkerDied: a worker process was killed; raised while iterating.
+        RuntimeError: an episode failed in a worker process, with its traceback; raised while iterating.
     """
     indices = (
         list(range(start, start + episodes)) if isinstance(episodes, int) else [int(i) for i in episodes]
@@ -134,67 +135,104 @@ def _collect_in_processes(recipe: _Recipe, indices: list[int], workers: int) -> 
     size = max(1, min(_FRAMES_PER_BATCH // (recipe.steps + 1), -(-len(indices) // workers)))
     batches = deque(indices[i : i + size] for i in range(0, len(indices), size))
     running: deque[tuple[list[int], Future[list[Episode]]]] = deque()
-    # Spawn, not fork: a forked child inherits threads and OpenGL contexts that no longer work.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(recipe,))
+    idle: SimpleQueue[_Worker] = SimpleQueue()
+    processes: list[_Worker] = []
+
+    def make(batch: list[int]) -> list[Episode]:
+        worker = idle.get()
+        try:
+            return worker.make(batch)
+        finally:
+            idle.put(worker)
+
+    threads = ThreadPoolExecutor(workers)  # each waits for one process at a time
     try:
+        with _quiet_children():
+            for _ in range(min(workers, len(batches))):
+                processes.append(_Worker(recipe))
+                idle.put(processes[-1])
         while batches or running:
             while batches and len(running) < workers * _BATCHES_AHEAD:
-                with _quiet_children():
-                    running.append((batches[0], pool.submit(_make_batch, batches[0])))
+                running.append((batches[0], threads.submit(make, batches[0])))
                 batches.popleft()
             batch, future = running.popleft()
             yield from zip(batch, future.result(), strict=True)
-    except BrokenProcessPool as error:
-        raise WorkerDied(
-            f"a process that collected episodes in {recipe.env_id} died: killed, out of memory, or the script lacks "
-            '`if __name__ == "__main__":`; episodes handed over so far are good, so collect the missing ones again, '
-            "and use workers=0 to see an error of the environment itself"
-        ) from error
-    finally:
-        # After Ctrl-C, an error or a reader that stopped early: drop what is queued, wait for the batches
-        # in hand.
-        pool.shutdown(wait=True, cancel_futures=True)
+    finally:  # also after Ctrl-C, an error, or a reader that stopped early
+        for process in processes:
+            process.stop()
+        threads.shutdown(wait=True, cancel_futures=True)
 
 
-_worker: _Collector  # of a worker process, set by its initializer
+class _Worker:
+    """A process that makes batches of episodes.
+
+    Each has a pipe of its own, whose other end nobody else holds. So when it is killed, even half way through
+    an answer, reading ends at once; in `ProcessPoolExecutor` the workers share one pipe, and a worker that
+    is killed while it writes leaves the reader waiting for ever.
+    """
+
+    def __init__(self, recipe: _Recipe) -> None:
+        # Spawn, not fork: a forked child inherits threads and OpenGL contexts that no longer work.
+        context = multiprocessing.get_context("spawn")
+        self._pipe, child_pipe = context.Pipe()
+        self._env_id = recipe.env_id
+        self._process = context.Process(target=_serve, args=(child_pipe, recipe), daemon=True)
+        self._process.start()
+        child_pipe.close()
+
+    def make(self, batch: list[int]) -> list[Episode]:
+        try:
+            self._pipe.send(batch)
+            answer = self._pipe.recv()
+        except (EOFError, OSError) as error:
+            raise WorkerDied(
+                f"a process that collected episodes {batch[0]} to {batch[-1]} in {self._env_id} died: killed, out "
+                'of memory, or started by a script without `if __name__ == "__main__":`; what was yielded before '
+                "is good, so collect the missing episodes again, with fewer workers if memory is short"
+            ) from error
+        if isinstance(answer, str):
+            raise RuntimeError(f"an episode among {batch[0]} to {batch[-1]} failed in its process:\n{answer}")
+        return answer
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.join()
+        self._pipe.close()
 
 
-def _start_worker(recipe: _Recipe) -> None:
-    global _worker
+def _serve(pipe: Connection, recipe: _Recipe) -> None:
+    """Answer each batch of indices with its episodes, or with a traceback; end when the parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-    _worker = _Collector(recipe)
-
-
-def _make_batch(indices: list[int]) -> list[Episode]:
-    return [_worker.episode(index) for index in indices]
-
-
-def _exit_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    collector = None
+    while True:
+        try:
+            batch = pipe.recv()
+        except EOFError:
+            return
+        try:
+            collector = collector or _Collector(recipe)
+            answer: list[Episode] | str = [collector.episode(index) for index in batch]
+        except Exception:
+            answer = traceback.format_exc()
+        try:
+            pipe.send(answer)
+        except BrokenPipeError:
+            return
 
 
 @contextmanager
 def _quiet_children() -> Iterator[None]:
-    """Processes that are started inside use one thread each, and leave Ctrl-C to this process from the first moment."""
+    """Processes that are started inside use one thread each and never see Ctrl-C, which is this process's."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, "1"))
-    masked = (
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        if hasattr(signal, "pthread_sigmask")
-        else None
-    )
+    can_mask = hasattr(signal, "pthread_sigmask")  # not on Windows
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if can_mask else None
     try:
         yield
     finally:
-        if masked is not None:
-            signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+        if mask is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)

@@ -181,11 +181,11 @@ def _play(
 def _check_actions(actions: np.ndarray, active: np.ndarray, env: TaskEnv, policy: Policy) -> None:
     """A planner that leaves the bounds would plan with other actions than the environment executes."""
     name, space = type(policy).__name__, env.world.action_space
-    expected = (len(active), max(actions.shape[1] if actions.ndim == 3 else 1, 1), space.shape[0])
-    if actions.shape != expected:
+    rows, width = len(active), space.shape[0]
+    if actions.ndim != 3 or actions.shape[::2] != (rows, width) or actions.shape[1] < 1:
         raise ValueError(
-            f"{name}.act returned actions of shape {actions.shape}; needed is (E, K, A) with E={expected[0]}, K >= 1, "
-            f"A={expected[2]}"
+            f"{name}.act returned actions of shape {actions.shape}; needed is (E, K, A) with E={rows}, K >= 1, "
+            f"A={width}"
         )
     chosen = actions[active]
     if not ((chosen >= space.low) & (chosen <= space.high)).all():  # False for NaN too

@@ -65,9 +65,7 @@ class SimulatorCost:
     ) -> None:
         world = make_world(env_id)
         if missing := [name for name in ("model", "substeps", "controls") if not hasattr(world, name)]:
-            raise ValueError(
-                f"{env_id!r} has no {', '.join(missing)}; SimulatorCost needs an envs.simulate.MujocoWorld"
-            )
+            raise ValueError(f"{env_id!r} has no {', '.join(missing)}; see envs.simulate.MujocoWorld")
         if backend not in (None, "batch", "loop"):
             raise ValueError(f"unknown simulator backend {backend!r}; the choices are batch, loop")
         if backend == "batch" and Batch is None:
@@ -106,15 +104,11 @@ class SimulatorCost:
         """
         states = np.asarray(states, dtype=np.float64)
         plans = np.asarray(plans)
-        if (
-            states.ndim != 2
-            or states.shape[1] != self._state_size
-            or plans.ndim != 5
-            or len(plans) != len(states)
-        ):
+        fits = states.ndim == 2 and states.shape[1] == self._state_size and plans.ndim == 5
+        if not fits or len(plans) != len(states):
             raise ValueError(
-                f"states have shape {states.shape} and plans {plans.shape}; needed are (E, {self._state_size}) and "
-                "(E, N, L, K, A)"
+                f"states have shape {states.shape} and plans {plans.shape}; needed are (E, {self._state_size}) "
+                "and (E, N, L, K, A)"
             )
         environments, candidates, length, block = plans.shape[:4]
         controls = self.world.controls(plans).reshape(environments * candidates, length * block, -1)

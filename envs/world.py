@@ -84,7 +84,7 @@ def make_world(env_id: str) -> TaskWorld:
     """
     try:
         env = gym.make(env_id, disable_env_checker=True).unwrapped
-    except (gym.error.UnregisteredEnv, gym.error.Error, ModuleNotFoundError) as error:
+    except (gym.error.Error, ModuleNotFoundError) as error:
         choices = sorted(name for name in gym.registry if name.startswith(NAMESPACE + "/"))
         raise ValueError(
             f"cannot make the environment {env_id!r} ({str(error).splitlines()[0]}); the choices are "

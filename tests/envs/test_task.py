@@ -44,6 +44,10 @@ def test_at_least_half_of_every_prefix_goes_through_the_door(suite):
     assert (share >= 0.5).all() and share[-1] == pytest.approx(0.6)
 
 
+def test_no_two_tasks_are_alike(suite):
+    assert len({task.start.tobytes() for task in suite}) == len({task.goal.tobytes() for task in suite}) == 20
+
+
 def test_suites_are_reproducible_and_prefixes_agree(suite):
     assert make_suite(TWO_ROOM, 20, 0).hash == suite.hash
     shorter = make_suite(TWO_ROOM, 5, 0)
