@@ -24,16 +24,16 @@ class Config:
 def run(config: Config) -> Path:
     """Write report.html and overview.png; returns the page's path."""
     demo = DemoRun(config.run)
-    store = demo.store()
     # The encoder's run says which episodes were held out; the demo gives all of its stages the same share.
     trained = demo.json("pretrain/config.json") or demo.json("train_vjepa/config.json") or {}
-    split = split_episodes(store, trained.get("held_out", 0.05)) if store else None
+    held_out = trained.get("held_out", 0.05)
     found = system()
     machine = {
         "System": f"{found['os']}, {found['cores']} cores, {found['memory_gib']} GiB memory",
         "Python": found["python"],
     }
-    page, _ = write_report(demo, split, machine)
+    page, _ = write_report(demo, lambda store: split_episodes(store, held_out), machine)
+    print(f"wrote {page}")
     return page
 
 

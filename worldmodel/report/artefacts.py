@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,14 +24,17 @@ class Kind:
 
 
 POLICIES = (
-    Kind("vjepa", "V-JEPA world model", "plans in the latents of the pretrained, frozen encoder"),
-    Kind("untrained_encoder", "Untrained encoder", "control: the same, on a frozen encoder with random weights"),
-    Kind("end_to_end", "End-to-end world model", "encoder, head and predictor learn together from pixels"),
+    Kind("vjepa", "V-JEPA, pretrained", "plans in the latents of the pretrained, frozen encoder"),
+    Kind(
+        "untrained_encoder", "Untrained encoder", "control: the same on a frozen encoder with random weights"
+    ),
+    Kind("end_to_end", "End to end", "encoder, head and predictor learn together from pixels"),
     Kind("simulator", "True simulator", "the same search, with the true simulator and the true distance"),
-    Kind("random", "Random actions", "control"),
-    Kind("noop", "No action", "control"),
+    Kind("random", "Random actions", "control: no plan"),
+    Kind("noop", "No action", "control: the ball stays"),
 )
 MODELS = POLICIES[:3]
+LABELS = {kind.name: kind.label for kind in POLICIES}
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,17 @@ class DemoRun:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        names = ["data", "pretrain", *[f"train_{m.name}" for m in MODELS], *[f"plan_{p.name}" for p in POLICIES]]
+        names = [
+            "data",
+            "pretrain",
+            *[f"train_{m.name}" for m in MODELS],
+            *[f"plan_{p.name}" for p in POLICIES],
+        ]
         present = [name for name in names if (self.path / name).is_dir()]
         if not present and not (self.path / "stages.json").is_file():
-            raise FileNotFoundError(f"no demo run at {self.path} (no stages.json and no stage); make one with: worldmodel demo")
+            raise FileNotFoundError(
+                f"no demo run at {self.path} (no stages.json and no stage); make one with: worldmodel demo"
+            )
 
     def json(self, name: str) -> Any:
         """A JSON file of the run by its relative path, or None.
@@ -117,7 +126,9 @@ class DemoRun:
             with np.load(file, allow_pickle=False) as arrays:
                 frames, goal = arrays["frames"], arrays["goal"]
         except (KeyError, OSError, ValueError, EOFError) as error:
-            raise ValueError(f"{file} is damaged ({error}); delete {file.parent.parent} and plan again") from error
+            raise ValueError(
+                f"{file} is damaged ({error}); delete {file.parent.parent} and plan again"
+            ) from error
         return Episode(task, frames, goal)
 
     def stages(self) -> list[dict[str, Any]]:
@@ -137,7 +148,9 @@ def paired(a: dict[str, Any], b: dict[str, Any]) -> tuple[int, int] | None:
     solved_a = {task["id"]: task["success"] for task in a["tasks"]}
     solved_b = {task["id"]: task["success"] for task in b["tasks"]}
     both = solved_a.keys() & solved_b.keys()
-    return sum(solved_a[i] and not solved_b[i] for i in both), sum(solved_b[i] and not solved_a[i] for i in both)
+    return sum(solved_a[i] and not solved_b[i] for i in both), sum(
+        solved_b[i] and not solved_a[i] for i in both
+    )
 
 
 def choose_spread(tasks: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
@@ -146,8 +159,3 @@ def choose_spread(tasks: list[dict[str, Any]], count: int) -> list[dict[str, Any
     if len(ordered) <= count:
         return ordered
     return [ordered[round(i * (len(ordered) - 1) / max(count - 1, 1))] for i in range(count)]
-
-
-def to_json_text(value: Any) -> str:
-    """Compact JSON for display."""
-    return json.dumps(value, sort_keys=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from worldmodel.report.theme import Theme, drawing, one_axes, to_png
 
@@ -75,12 +75,21 @@ def curves(
         axes.margins(x=0.02)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if log:
-            axes.set_yscale("log")
+            _log_scale(axes)
         else:
             axes.set_ylim(bottom=0)
         if legend and axes.lines:
             axes.legend(loc="best", handlelength=1.6, labelcolor=theme.ink)
         return to_png(figure)
+
+
+def _log_scale(axes: Axes) -> None:
+    """A logarithmic axis with plain numbers: powers of ten, or 1, 2 and 5 times them where the range is short."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if high / low > 50 else (1.0, 2.0, 5.0)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _draw(axes: Axes, line: Line, theme: Theme) -> None:
@@ -131,7 +140,9 @@ def draw_success_bars(axes: Axes, bars: Sequence[Bar], theme: Theme) -> None:
         axes.barh(row, bar.rate, height=0.34, color=color)
         axes.plot([bar.low, bar.high], [row, row], color=theme.ink, linewidth=1.2, solid_capstyle="butt")
         for end in (bar.low, bar.high):
-            axes.plot([end, end], [row - 0.1, row + 0.1], color=theme.ink, linewidth=1.2, solid_capstyle="butt")
+            axes.plot(
+                [end, end], [row - 0.1, row + 0.1], color=theme.ink, linewidth=1.2, solid_capstyle="butt"
+            )
         weight = "bold" if bar.accent else "normal"
         axes.text(0, row - 0.28, bar.label, ha="left", va="bottom", weight=weight)
         axes.text(1, row - 0.28, f"{bar.successes}/{bar.episodes}", ha="right", va="bottom", weight=weight)

@@ -44,7 +44,12 @@ def mask_strip(run: DemoRun, store: EpisodeStore, held_out: range) -> Html:
     seen = blank_hidden(clip, mask, encoder.grid, config.get("seed", 0))
     rows = [
         FilmRow("Full clip", "what the target encoder sees", list(clip)),
-        FilmRow("Masked clip", "what the context encoder sees; the rest is to be predicted", list(seen), holes=True),
+        FilmRow(
+            "Masked clip",
+            "what the context encoder sees; the rest is to be predicted",
+            list(seen),
+            holes=True,
+        ),
     ]
     return film(rows)
 
@@ -60,7 +65,9 @@ def feature_strip(run: DemoRun, store: EpisodeStore, held_out: range) -> Html:
     if (path := run.model("pretrain")) is not None:
         encoders.append(("V-JEPA features", "target encoder", load_encoder(path)))
     if (path := run.model("train_untrained_encoder")) is not None:
-        encoders.append(("Untrained features", "the same network, random weights", WorldModel.load(path).encoder))
+        encoders.append(
+            ("Untrained features", "the same network, random weights", WorldModel.load(path).encoder)
+        )
     if not encoders:
         return remark("Left out: pictures of the features, because there is no encoder yet.")
     frames = np.concatenate([store[i]["frames"][:] for i in list(held_out)[:_BANK_EPISODES]])
@@ -68,7 +75,9 @@ def feature_strip(run: DemoRun, store: EpisodeStore, held_out: range) -> Html:
     clip = _lively_clip(store, held_out, _HORIZON + 1)
     clip = clip[spread(len(clip), 9)]
     rows = [FilmRow("Frames", "a held-out episode", list(clip))]
-    rows += [FilmRow(name, note, list(feature_colors(encoder, sample, clip))) for name, note, encoder in encoders]
+    rows += [
+        FilmRow(name, note, list(feature_colors(encoder, sample, clip))) for name, note, encoder in encoders
+    ]
     return film(rows)
 
 
@@ -86,18 +95,22 @@ def open_loop_plot(run: DemoRun) -> Html:
             Line("nothing moves", steps, found["copy_last"], "muted", dashed=True),
         ]
         alt = f"Open-loop error of the {model.label} by steps"
-        plots.append(_plot(model.label, lines, alt, x_label="steps imagined", y_label="RMS error", legend_inside=True))
+        plots.append(
+            _plot(model.label, lines, alt, x_label="steps imagined", y_label="RMS error", legend_inside=True)
+        )
     notes = [remark(f"Left out: {', '.join(absent)}, whose training is not done.")] if absent else []
     return join([div("plots", *plots), *notes])
 
 
 def imagination_strip(run: DemoRun, store: EpisodeStore, train: range, held_out: range) -> Html:
     """What the models imagine, shown as the real frames whose latents are nearest."""
-    models = [(m.label, WorldModel.load(path)) for m in MODELS if (path := run.model(f"train_{m.name}")) is not None]
+    models = [
+        (m.label, WorldModel.load(path)) for m in MODELS if (path := run.model(f"train_{m.name}")) is not None
+    ]
     if not models:
         return remark("Left out: imagined episodes, because no world model is trained yet.")
     long_enough = [i for i in held_out if store.steps[i] >= 2]
-    chosen = most_active(store, range(long_enough[0], held_out.stop), 2, _HORIZON + 1) if long_enough else []
+    chosen = most_active(store, long_enough, 2, _HORIZON + 1)
     bank_from = list(train)[:: max(1, len(train) // _BANK_EPISODES)][:_BANK_EPISODES]
     banks = [(label, FrameBank(model, store, bank_from)) for label, model in models]
     return join([_imagined(banks, store, position) for position in chosen])
@@ -106,7 +119,7 @@ def imagination_strip(run: DemoRun, store: EpisodeStore, train: range, held_out:
 def _imagined(banks: list[tuple[str, FrameBank]], store: EpisodeStore, position: int) -> Html:
     horizon = min(_HORIZON, int(store.steps[position]))
     shown = spread(horizon + 1, 9)
-    rows = []
+    rows: list[FilmRow] = []
     for label, bank in banks:
         imagined = bank.imagine(position, horizon)
         if not rows:
@@ -115,7 +128,7 @@ def _imagined(banks: list[tuple[str, FrameBank]], store: EpisodeStore, position:
             rows.append(FilmRow("True frames", note, [imagined.true[i] for i in shown], captions))
         frames = [None if i == 0 else imagined.retrieved[i - 1] for i in shown]
         rows.append(FilmRow(label, "imagined", frames))
-    return film(rows)
+    return div("film-group", film(rows))
 
 
 def pretraining_curves(run: DemoRun) -> Html:
@@ -130,8 +143,19 @@ def pretraining_curves(run: DemoRun) -> Html:
     ranks = [line_of(rows, "token_rank", "tokens"), line_of(rows, "clip_rank", "clips", "ink")]
     plots = [
         _plot("V-JEPA loss", loss, "V-JEPA loss over training", log=True, legend_inside=True),
-        _plot("Spread of features", [line_of(rows, "token_std", "std")], "Standard deviation of tokens", y_label="std"),
-        _plot("Effective rank", ranks, "Effective rank of tokens and clips", y_label="directions", legend_inside=True),
+        _plot(
+            "Spread of features",
+            [line_of(rows, "token_std", "std")],
+            "Standard deviation of tokens",
+            y_label="std",
+        ),
+        _plot(
+            "Effective rank",
+            ranks,
+            "Effective rank of tokens and clips",
+            y_label="directions",
+            legend_inside=True,
+        ),
     ]
     return div("plots", *plots)
 
@@ -145,7 +169,7 @@ def world_model_curves(run: DemoRun) -> Html:
     def lines(key: str) -> list[Line | None]:
         return [line_of(rows, key, model.label, _COLORS[model.name]) for model, rows in found]
 
-    # In the order of magnitude between them lies what matters: a ratio shows it for models with different latents.
+    # Latents of different models have different scales; the ratio to predicting no change can be compared.
     ratios = [line_of(_with_ratio(rows), "ratio", model.label, _COLORS[model.name]) for model, rows in found]
     one = Line("nothing moves", [0, max(rows[-1]["step"] for _, rows in found)], [1, 1], "muted", dashed=True)
     plots = [
@@ -153,8 +177,19 @@ def world_model_curves(run: DemoRun) -> Html:
         _plot("Rollout loss", lines("rollout"), "Rollout loss", y_label="MSE", log=True),
         _plot("SIGReg", lines("sigreg"), "SIGReg loss", log=True),
         _plot("Spread of latents", lines("latent_std"), "Standard deviation of latents", y_label="std"),
-        _plot("Effective rank of latents", lines("latent_rank"), "Effective rank of latents", y_label="directions"),
-        _plot("Open-loop error / nothing moves", [*ratios, one], "Open-loop error against copying", y_label="ratio of MSE", log=True),
+        _plot(
+            "Effective rank of latents",
+            lines("latent_rank"),
+            "Effective rank of latents",
+            y_label="directions",
+        ),
+        _plot(
+            "Open-loop error / nothing moves",
+            [*ratios, one],
+            "Open-loop error against copying",
+            y_label="ratio of MSE",
+            log=True,
+        ),
     ]
     entries = [(model.label, _COLORS[model.name], False) for model, _ in found]
     return join([legend([*entries, ("predicting that nothing moves", "muted", True)]), div("plots", *plots)])
@@ -162,7 +197,9 @@ def world_model_curves(run: DemoRun) -> Html:
 
 def _with_ratio(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     monitored = [row for row in rows if row.get("copy_last_error")]
-    return [{"step": row["step"], "ratio": row["open_loop_error"] / row["copy_last_error"]} for row in monitored]
+    return [
+        {"step": row["step"], "ratio": row["open_loop_error"] / row["copy_last_error"]} for row in monitored
+    ]
 
 
 def _plot(

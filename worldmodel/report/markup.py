@@ -43,8 +43,8 @@ def span(css: str, *children: str) -> Html:
 
 
 def p(*children: str) -> Html:
-    """A paragraph."""
-    return el("p", None, *children)
+    """A paragraph. "V-JEPA" is not broken over two lines in it."""
+    return Html(el("p", None, *children).replace("V-JEPA", '<span class="nb">V-JEPA</span>'))
 
 
 def join(children: tuple[str, ...] | list[Html]) -> Html:

@@ -32,7 +32,7 @@ def overview(run: DemoRun) -> bytes | None:
     door = [task for task in solved if task["label"] == "other room"]
     tasks = choose_spread(door if len(door) >= _ROWS else solved or results["tasks"], _ROWS)
     with drawing(LIGHT):
-        figure = new_figure(WIDTH, HEIGHT, "none")
+        figure = new_figure(WIDTH, HEIGHT, None)
         figure.set_facecolor(LIGHT.page)
         for row, task in enumerate(tasks):
             episode = run.episode("vjepa", task)

@@ -21,6 +21,14 @@ def remark(text: str) -> Html:
     return el("p", {"class": "remark"}, text)
 
 
+def attempt(what: str, build: Callable[[], Html]) -> Html:
+    """A part of the page, or a remark where its files are missing or damaged."""
+    try:
+        return build()
+    except (ValueError, OSError) as error:
+        return remark(f"Left out: {what}. {error}")
+
+
 def percent(low: float, high: float) -> str:
     """An interval of rates, e.g. ``46–78%``."""
     return f"{low:.0%}–{high:.0%}".replace("%–", "–")
@@ -48,11 +56,12 @@ def themed(draw: Callable[[Theme], bytes], alt: str) -> Html:
 
 def goal_and_video(goal: np.ndarray, frames: np.ndarray, caption: Html) -> Html:
     """A goal picture beside the video of an episode that was to reach it."""
-    shown = div("goal", el("span", None, "goal"), image(goal, "goal picture", 128))
+    shown = div("goal", el("span", None, "Goal"), image(goal, "goal picture"))
+    moving = div("agent", el("span", None, "Agent"), video(frames, "the agent moving to the goal"))
     return el(
         "figure",
         {"class": "card"},
-        div("pair", shown, video(frames, "the agent moving to the goal")),
+        div("pair", shown, moving),
         el("figcaption", None, caption),
     )
 
@@ -85,14 +94,18 @@ def film(rows: Sequence[FilmRow]) -> Html:
 def _film_row(row: FilmRow) -> Html:
     cells = []
     if row.goal is not None:
-        cells.append(_cell(row.goal, "goal", "cell goal-cell"))
+        cells += [_cell(row.goal, "goal", "cell goal-cell"), el("span")]
     captions = row.captions or [""] * len(row.frames)
     css = "cell holes" if row.holes else "cell"
+    columns = {
+        "class": "cells with-goal" if row.goal is not None else "cells",
+        "style": f"--n: {len(captions)}",
+    }
     cells += [_cell(frame, caption, css) for frame, caption in zip(row.frames, captions, strict=True)]
     return div(
         "film-row",
         div("film-label", el("b", None, row.label), el("span", None, row.note)),
-        el("div", {"class": "cells", "style": f"--n: {len(cells)}"}, *cells),
+        el("div", columns, *cells),
     )
 
 
@@ -132,9 +145,13 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: int
     """
 
     def cells(tag: str, values: Sequence[str]) -> list[Html]:
-        return [el(tag, {"class": "n"} if i >= numbers_from else None, value) for i, value in enumerate(values)]
+        return [
+            el(tag, {"class": "n"} if i >= numbers_from else None, value) for i, value in enumerate(values)
+        ]
 
-    body = [el("tr", {"class": "ours"} if i == ours else None, *cells("td", row)) for i, row in enumerate(rows)]
+    body = [
+        el("tr", {"class": "ours"} if i == ours else None, *cells("td", row)) for i, row in enumerate(rows)
+    ]
     return div("wide", el("table", None, el("tr", None, *cells("th", heads)), *body))
 
 
@@ -154,6 +171,11 @@ def stage_row(name: str, what: str, command: str, seconds: float, longest: float
     title = el("span", None, el("b", None, name), span("small", what))
     return div(
         "stage",
-        div("stage-head", title, track, span("num", f"{seconds:.1f} s" if seconds < 100 else f"{seconds:.0f} s")),
+        div(
+            "stage-head",
+            title,
+            track,
+            span("num", f"{seconds:.1f} s" if seconds < 100 else f"{seconds:.0f} s"),
+        ),
         el("code", None, command),
     )

@@ -5,10 +5,19 @@ from __future__ import annotations
 from statistics import median
 from typing import Any
 
-from worldmodel.report.artefacts import POLICIES, DemoRun, Episode, choose_spread
+from worldmodel.report.artefacts import LABELS, POLICIES, DemoRun, Episode, choose_spread
 from worldmodel.report.findings import comparisons, headline
 from worldmodel.report.markup import Html, div, el, join, p, span
-from worldmodel.report.parts import FilmRow, film, goal_and_video, percent, remark, success_bars, table
+from worldmodel.report.parts import (
+    FilmRow,
+    attempt,
+    film,
+    goal_and_video,
+    percent,
+    remark,
+    success_bars,
+    table,
+)
 from worldmodel.report.strips import spread
 
 _FRAMES = 8
@@ -21,23 +30,24 @@ def all_results(run: DemoRun) -> dict[str, dict[str, Any]]:
     return {name: results for name, results in found.items() if results is not None}
 
 
-def first_screen(run: DemoRun) -> Html:
-    """Title, four videos of the V-JEPA agent, success bars, and what the numbers say."""
-    lede = (
-        "An agent that has only seen a ball explore two rooms is shown a picture of a goal. "
-        "It imagines what its actions will do, and moves the ball there."
-    )
+def hero(run: DemoRun) -> Html:
+    """Four videos of the V-JEPA agent, success bars, and what the numbers say."""
     results = all_results(run)
     bars = success_bars(run.bars())
-    head = div("bars", el("h2", None, "Goals reached, with 95% intervals"), bars or remark("No policy was evaluated yet."))
-    verdict = div("verdict", *[p(sentence) for sentence in headline(results)])
-    return join(
-        [
-            el("h1", None, "Planning from pixels with a video world model"),
-            el("p", {"class": "lede"}, lede),
-            div("hero", div("watch", _videos(run, results)), div("numbers", head, verdict)),
-        ]
+    head = div(
+        "bars",
+        el("h2", None, "Goals reached, with 95% intervals"),
+        bars or remark("No policy was evaluated yet."),
     )
+    sentences = [p(sentence) for sentence in headline(results)]
+    if stages := run.stages():
+        minutes = sum(stage["seconds"] for stage in stages) / 60
+        sentences.append(
+            el("p", {"class": "small"}, f"The whole run, controls included, took {minutes:.1f} minutes.")
+        )
+    verdict = div("verdict", *sentences)
+    watch = attempt("videos of the V-JEPA agent", lambda: _videos(run, results))
+    return div("hero", div("watch", watch), div("numbers", head, verdict))
 
 
 def _videos(run: DemoRun, results: dict[str, dict[str, Any]]) -> Html:
@@ -51,20 +61,23 @@ def _videos(run: DemoRun, results: dict[str, dict[str, Any]]) -> Html:
     for episode in _episodes(run, "vjepa", chosen):
         task = episode.task
         how = "Reached" if task["success"] else "Not reached"
-        cards.append(
-            goal_and_video(
-                episode.goal, episode.frames, join([el("b", None, how), Html(" "), span("", f"in {task['steps']} steps")])
-            )
-        )
+        caption = join([el("b", None, how), Html(" "), el("span", None, f"in {task['steps']} steps")])
+        cards.append(goal_and_video(episode.goal, episode.frames, caption))
     if not cards:
         return remark("Left out: videos of the V-JEPA agent, because plan_vjepa kept no pictures.")
     if len(door) >= 4:
-        note = f"{len(cards)} of the {len(door)} goals behind the door that the V-JEPA agent reached, from short to long ways."
+        reached = f"{len(door)} goals behind the door that the V-JEPA agent reached"
+        note = f"{len(cards)} of the {reached}, shortest way first."
     elif solved:
         note = f"{len(cards)} of the {len(solved)} goals that the V-JEPA agent reached."
     else:
         note = "The V-JEPA agent reached no goal; these are attempts."
-    return join([div("cards", *cards), el("p", {"class": "small cards-note"}, f"{note} Failures are further down.")])
+    return join(
+        [
+            div("cards", *cards),
+            el("p", {"class": "small cards-note"}, f"{note} Failures: see below."),
+        ]
+    )
 
 
 def _episodes(run: DemoRun, policy: str, tasks: list[dict[str, Any]]) -> list[Episode]:
@@ -75,12 +88,9 @@ def _episodes(run: DemoRun, policy: str, tasks: list[dict[str, Any]]) -> list[Ep
 def episode_row(episode: Episode, label: str = "", count: int = _FRAMES) -> FilmRow:
     """A played task as a row of frames behind its goal."""
     task, shown = episode.task, spread(len(episode.frames), count)
-    if task["success"]:
-        said = f"Reached in {task['steps']} steps"
-    else:
-        said = f"Not reached in {task['steps']} steps"
-    way = f"{task['final_distance']:.2f} of {task['start_distance']:.2f} left to go"
-    note = f"{task['label']}, task {task['id']}" + ("" if task["success"] else f"; {way}")
+    said = f"{'Reached' if task['success'] else 'Not reached'} in {task['steps']} steps"
+    way = f"; {task['final_distance']:.2f} from the goal, {task['start_distance']:.2f} at the start"
+    note = f"{task['label']}, task {task['id']}" + ("" if task["success"] else way)
     frames = [episode.frames[i] for i in shown] + [None] * (count - len(shown))
     captions = [f"step {i}" for i in shown] + [""] * (count - len(shown))
     return FilmRow(label or said, f"{said}; {note}" if label else note, frames, captions, goal=episode.goal)
@@ -94,10 +104,16 @@ def played(run: DemoRun) -> Html:
     solved = [task for task in results["tasks"] if task["success"]]
     failed = [task for task in results["tasks"] if not task["success"]]
     parts = [el("h3", None, f"Successes ({len(solved)} of {len(results['tasks'])})")]
-    parts.append(_strips(run, "vjepa", choose_spread(solved, 3)) if solved else p("The agent reached no goal."))
+    parts.append(
+        _strips(run, "vjepa", choose_spread(solved, 3)) if solved else p("The agent reached no goal.")
+    )
     parts.append(el("h3", {"class": "gap"}, f"Failures ({len(failed)} of {len(results['tasks'])})"))
-    parts.append(_strips(run, "vjepa", choose_spread(failed, 4)) if failed else p("There are none: the agent reached every goal."))
-    parts += [el("h3", {"class": "gap"}, "A control on one of these tasks"), _control(run, solved or failed)]
+    parts.append(
+        _strips(run, "vjepa", choose_spread(failed, 4))
+        if failed
+        else p("There are none: the agent reached every goal.")
+    )
+    parts += [el("h3", {"class": "gap"}, "A control that fails"), _control(run, solved or failed)]
     return join(parts)
 
 
@@ -109,13 +125,13 @@ def _strips(run: DemoRun, policy: str, tasks: list[dict[str, Any]]) -> Html:
 def _control(run: DemoRun, tasks: list[dict[str, Any]]) -> Html:
     """The first control that fails a task that is shown above, or any task."""
     shown = [task["id"] for task in choose_spread(tasks, 3)]
-    for kind in (POLICIES[4], POLICIES[1], POLICIES[5]):
-        results = run.results(kind.name)
+    for name in ("random", "untrained_encoder", "noop"):
+        results = run.results(name)
         failed = [task for task in results["tasks"] if not task["success"]] if results else []
-        failed.sort(key=lambda task: (task["id"] not in shown, task["id"]))
-        episodes = _episodes(run, kind.name, failed[:1])
+        failed.sort(key=lambda task: (task["id"] not in shown, -task["start_distance"]))
+        episodes = _episodes(run, name, failed[:1])
         if episodes:
-            return film([episode_row(episodes[0], kind.label)])
+            return film([episode_row(episodes[0], LABELS[name])])
     return remark("Left out: no control failed a task with pictures.")
 
 
@@ -127,7 +143,8 @@ def results_table(run: DemoRun) -> Html:
     heads = ["Policy", "Reached", "95% interval", "Through the door", "Steps (median)", "ms per decision"]
     kinds = [kind for kind in POLICIES if kind.name in found]
     rows = [
-        [join([span("", kind.label), span("small", kind.what)]), *_numbers(found[kind.name])] for kind in kinds
+        [join([el("span", None, kind.label), span("small", kind.what)]), *_numbers(found[kind.name])]
+        for kind in kinds
     ]
     ours = next((i for i, kind in enumerate(kinds) if kind.name == "vjepa"), -1)
     missing = [kind.label for kind in POLICIES if kind.name not in found]

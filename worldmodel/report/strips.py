@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +24,9 @@ def activity(frames: np.ndarray) -> float:
     return float((frames.max(axis=0).astype(float) - frames.min(axis=0)).mean())
 
 
-def most_active(store: EpisodeStore, positions: range, count: int, frames: int = 0, look_at: int = 60) -> list[int]:
+def most_active(
+    store: EpisodeStore, positions: Sequence[int], count: int, frames: int = 0, look_at: int = 60
+) -> list[int]:
     """The ``count`` episodes, of the first ``look_at`` in ``positions``, in which most of the picture changes.
 
     Args:
@@ -49,7 +52,14 @@ def blank_hidden(clip: np.ndarray, mask: TubeMaskConfig, grid: Grid, seed: int) 
 
     Returns:
         ``(T, 4, H, W)`` uint8; alpha is 0 where tokens are hidden.
+
+    Raises:
+        ValueError: The clip has no whole number of frames per token step.
     """
+    if len(clip) % grid.steps:
+        raise ValueError(
+            f"a clip of {len(clip)} frames does not fill {grid.steps} token steps; collect longer episodes"
+        )
     hidden = np.zeros(grid.steps * grid.rows * grid.columns, dtype=bool)
     hidden[tube_masks(mask, grid, seed, range(1)).target[0].numpy()] = True
     t, _, height, width = clip.shape

@@ -32,19 +32,20 @@ h3 { font-size: 18px; line-height: 1.3; margin: 0 0 4px; }
 p { margin: 0 0 12px; max-width: 70ch; }
 img, video { display: block; max-width: 100%; }
 .lede { font-size: clamp(17px, 1.5vw, 20px); line-height: 1.45; color: var(--muted); margin-bottom: 0; }
+.nb { white-space: nowrap; }
 .small, .remark { font-size: 14px; color: var(--muted); }
 .remark { border-left: 3px solid var(--line); padding: 2px 0 2px 12px; }
 section { margin-top: 88px; }
 
 /* First screen: videos on the left, numbers on the right. */
-.hero { display: grid; grid-template-columns: minmax(0, 1.04fr) minmax(0, 1fr); gap: 30px 56px; margin-top: 30px; align-items: start; }
+.hero { display: grid; grid-template-columns: minmax(0, 1.3fr) minmax(0, 1fr); gap: 34px 60px; margin-top: 30px; align-items: start; }
 .cards { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 22px 24px; }
 .card { margin: 0; }
-.pair { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 2.1fr); gap: 8px; align-items: end; }
+.pair { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 10px; }
+.pair span { display: block; font-size: 13px; line-height: 1; margin-bottom: 6px; color: var(--muted); }
 .pair img, .pair video, .cell img { width: 100%; aspect-ratio: 1; border-radius: 5px; background: var(--raised); }
-.goal { position: relative; }
-.goal img { outline: 2px solid var(--accent); outline-offset: -1px; }
-.goal span { display: block; font-size: 12px; line-height: 1; color: var(--accent); font-weight: 600; margin-bottom: 6px; }
+.pair .goal img { outline: 2px solid var(--accent); outline-offset: -1px; }
+.pair .goal span { color: var(--accent); font-weight: 600; }
 figcaption { font-size: 13.5px; color: var(--muted); margin-top: 7px; }
 figcaption b { color: var(--ink); font-weight: 600; }
 .cards-note { margin-top: 14px; }
@@ -79,11 +80,15 @@ figcaption b { color: var(--ink); font-weight: 600; }
 .cells { display: grid; grid-template-columns: repeat(var(--n), minmax(0, 1fr)); gap: 6px; max-width: calc(var(--n) * 122px); }
 .cell { margin: 0; min-width: 0; }
 .cell figcaption { font-size: 12px; margin: 3px 0 0; text-align: center; font-variant-numeric: tabular-nums; line-height: 1.3; }
-.cell.goal-cell { margin-right: 10px; }
+.cells.with-goal { grid-template-columns: minmax(0, 1fr) 3px repeat(var(--n), minmax(0, 1fr)); max-width: calc(var(--n) * 122px + 130px); }
 .cell.goal-cell img { outline: 2px solid var(--accent); outline-offset: -1px; }
 .cell.goal-cell figcaption { color: var(--accent); font-weight: 600; }
-.cell.holes img { background: repeating-linear-gradient(45deg, var(--raised) 0 4px, var(--line) 4px 8px); }
-.gap { margin-top: 18px; }
+.cell.holes img { background: repeating-linear-gradient(45deg, var(--neutral) 0 3px, var(--line) 3px 6px); }
+.gap { margin-top: 40px; }
+.film-group + .film-group { margin-top: 34px; }
+.step > * + p { margin-top: 30px; }
+.step > h3 + p { margin-top: 0; }
+h2 + h3 { margin-top: 24px; }
 
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(340px, 100%), 1fr)); gap: 26px 30px; margin-top: 18px; }
 .plots img { width: 100%; }
@@ -121,8 +126,11 @@ code {
   .film { min-width: 0; }
   .film-row { grid-template-columns: minmax(0, 1fr); gap: 5px; }
   .film-label b { display: inline; margin-right: 8px; }
-  .scroll .cells { grid-template-columns: repeat(var(--n), minmax(62px, 1fr)); }
+  .cells { grid-template-columns: repeat(var(--n), minmax(62px, 1fr)); }
+  .cells.with-goal { grid-template-columns: minmax(62px, 1fr) 3px repeat(var(--n), minmax(62px, 1fr)); }
   .cells { gap: 4px; }
+  td .small { display: none; }
+  th, td { padding-right: 14px; }
   .stage-head { grid-template-columns: minmax(0, 1fr) 64px; }
   .stage-head .track { grid-column: 1 / -1; grid-row: 2; }
 }

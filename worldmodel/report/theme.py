@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import matplotlib
 from matplotlib import font_manager
@@ -30,8 +31,8 @@ class Theme:
     accent: str
 
 
-LIGHT = Theme("light", "#fcfbf8", "#f2f1ec", "#2c3240", "#6b7180", "#dddbd3", "#a9adb8", "#d4222a")
-DARK = Theme("dark", "#14171d", "#1e222b", "#e3e5ea", "#9aa1af", "#333945", "#697184", "#f2545b")
+LIGHT = Theme("light", "#fcfbf8", "#f2f1ec", "#2c3240", "#6b7180", "#dddbd3", "#9a9fad", "#d4222a")
+DARK = Theme("dark", "#14171d", "#1e222b", "#e3e5ea", "#9aa1af", "#333945", "#7c869a", "#f2545b")
 
 #: Pixels of a picture per CSS pixel, so that it is sharp on dense screens.
 SCALE = 2
@@ -44,7 +45,8 @@ def drawing(theme: Theme) -> Iterator[None]:
     """matplotlib's settings for pictures of the report, for the duration of the block."""
     # A family that is not installed would be warned of at each text.
     installed = {font.name for font in font_manager.fontManager.ttflist}
-    settings = {
+    # Any: the type stubs list every key that matplotlib has, and versions differ in them.
+    settings: Any = {
         "font.family": [name for name in _FONTS if name in installed] or ["sans-serif"],
         "font.size": 8.5,
         "text.color": theme.ink,
@@ -84,7 +86,7 @@ def drawing(theme: Theme) -> Iterator[None]:
         yield
 
 
-def new_figure(width: int, height: int, layout: str = "constrained") -> Figure:
+def new_figure(width: int, height: int, layout: Literal["constrained"] | None = "constrained") -> Figure:
     """A figure of ``width`` x ``height`` CSS pixels, drawn by Agg without any global state."""
     figure = Figure(figsize=(width / 100, height / 100), dpi=100 * SCALE, layout=layout)
     FigureCanvasAgg(figure)
