@@ -159,8 +159,10 @@ def _collect_in_processes(recipe: _Recipe, indices: list[int], workers: int) -> 
             yield from zip(batch, future.result(), strict=True)
     finally:  # also after Ctrl-C, an error, or a reader that stopped early
         for process in processes:
-            process.stop()
+            process.kill()  # ends what the threads wait for
         threads.shutdown(wait=True, cancel_futures=True)
+        for process in processes:
+            process.close()
 
 
 class _Worker:
@@ -194,9 +196,11 @@ class _Worker:
             raise RuntimeError(f"an episode among {batch[0]} to {batch[-1]} failed in its process:\n{answer}")
         return answer
 
-    def stop(self) -> None:
-        self._process.terminate()
+    def kill(self) -> None:
+        self._process.kill()
         self._process.join()
+
+    def close(self) -> None:
         self._pipe.close()
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from envs.collect import WorkerDied, collect
+from envs.collect import WorkerDied, _Recipe, _Worker, collect
 from envs.two_room import TwoRoom
 from envs.world import channels_first, describe
 
@@ -91,9 +91,38 @@ def test_a_killed_worker_is_named_and_nothing_hangs():
     episodes = collect(TWO_ROOM, 2000, 12, workers=2)
     next(episodes)
     os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
-    with pytest.raises(WorkerDied, match=r"TwoRoom-v0 died.*collect the missing ones"):
+    with pytest.raises(WorkerDied, match=r"TwoRoom-v0 died.*collect the missing episodes"):
         for _ in episodes:
             pass
+    assert not multiprocessing.active_children()
+
+
+def test_a_worker_killed_half_way_through_an_answer_is_noticed():
+    """With ProcessPoolExecutor this waited for ever, now and then: the rest of the answer never came."""
+    worker = _Worker(_Recipe(TWO_ROOM, 12, "held_direction", {}, seed=0, block=1))
+    pipe, process = worker._pipe, worker._process
+
+    class KillsBeforeReading:
+        def send(self, batch: list[int]) -> None:
+            pipe.send(batch)
+
+        def recv(self):
+            assert pipe.poll(30)  # the answer, of more bytes than the pipe holds, has begun
+            process.kill()
+            process.join()
+            return pipe.recv()
+
+    worker._pipe = KillsBeforeReading()
+    with pytest.raises(WorkerDied, match="episodes 0 to 39"):
+        worker.make(list(range(40)))
+    pipe.close()
+
+
+def test_an_error_in_a_worker_keeps_its_traceback(tmp_path, monkeypatch):
+    (tmp_path / "broken_world.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(tmp_path)  # spawned processes inherit sys.path
+    with pytest.raises(RuntimeError, match=r"(?s)broken_world\.py.*ZeroDivisionError"):
+        list(collect("broken_world:Broken-v0", 4, 2, workers=2))
     assert not multiprocessing.active_children()
 
 
@@ -104,6 +133,17 @@ def test_stopping_early_leaves_no_processes():
     episodes.close()
     assert not multiprocessing.active_children()
 
+
+BROKEN = """
+import gymnasium as gym
+from envs.two_room import TwoRoom
+
+class Broken(TwoRoom):
+    def step(self, action):
+        return 1 / 0
+
+gym.register("Broken-v0", Broken)
+"""
 
 SCRIPT = """
 import multiprocessing, sys
