@@ -28,6 +28,7 @@ JOBS: Mapping[str, str] = {
     "plan": "experiments.plan",
     "report": "experiments.report",
     "doctor": "experiments.doctor",
+    "bench": "experiments.bench",
 }
 
 PACKAGES = ("worldmodel", "envs", "planners", "configs")
@@ -49,8 +50,8 @@ def main(
         Exception: what a job raised other than ValueError and OSError: a bug, which keeps its traceback.
     """
     # OpenMP threads that spin while they wait make torch ten times slower beside another busy process (measured on
-    # two cores); a short spin costs nothing on an idle machine. Read when torch is loaded, so set before.
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    # two cores); a short spin costs nothing measurable on an idle machine. Read when torch is loaded, so set before.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     args = list(sys.argv[1:] if argv is None else argv)
     job, rest = (args[0], args[1:]) if args else ("--help", [])
     try:

@@ -56,7 +56,12 @@ def stages(config: Config) -> list[Stage]:
     frozen = f"loop.steps={config.train_steps}"
 
     def plan(name: str, what: str, *overrides: str) -> Stage:
-        return Stage(f"plan_{name}", what, "plan", [*overrides, f"tasks={config.tasks}", seed, f"out={out}/plan_{name}"])
+        return Stage(
+            f"plan_{name}",
+            what,
+            "plan",
+            [*overrides, f"tasks={config.tasks}", seed, f"out={out}/plan_{name}"],
+        )
 
     def plan_with(name: str, what: str) -> Stage:
         return plan(name, what, f"model={out}/train_{name}/model")
@@ -113,7 +118,9 @@ def run_stage(stage: Stage, out: Path) -> float:
 def summarise(out: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Successes per policy and minutes per stage."""
     results = {name: json.loads((out / f"plan_{name}" / "results.json").read_text()) for name in POLICIES}
-    policies = {name: {key: result[key] for key in ("successes", "episodes")} for name, result in results.items()}
+    policies = {
+        name: {key: result[key] for key in ("successes", "episodes")} for name, result in results.items()
+    }
     minutes = {row["name"]: round(row["seconds"] / 60, 2) for row in rows}
     minutes["total"] = round(sum(row["seconds"] for row in rows) / 60, 2)
     return {"policies": policies, "minutes": minutes}

@@ -70,7 +70,14 @@ def run(config: Config) -> dict[str, Any]:
     suite = make_suite(config.env, config.tasks, config.tasks_seed)
     log = job.path / "tasks.jsonl"
     done = _read_done(log)
-    bar = tqdm(total=config.tasks, initial=len(done), desc=f"plan ({config.agent})", unit="task", disable=None, leave=False)
+    bar = tqdm(
+        total=config.tasks,
+        initial=len(done),
+        desc=f"plan ({config.agent})",
+        unit="task",
+        disable=None,
+        leave=False,
+    )
 
     def keep(result: TaskResult) -> None:
         save_episode(job.path / "episodes" / f"{result.id:04d}.npz", result)
@@ -82,7 +89,13 @@ def run(config: Config) -> dict[str, Any]:
 
     (job.path / "episodes").mkdir(exist_ok=True)
     evaluate(
-        suite, policy, config.num_envs, on_result=keep, record=range(config.tasks), seed=config.seed, done=tuple(done)
+        suite,
+        policy,
+        config.num_envs,
+        on_result=keep,
+        record=range(config.tasks),
+        seed=config.seed,
+        done=tuple(done),
     )
     bar.close()
     return write_results(job, config, suite, [done[i] for i in sorted(done)])
@@ -102,7 +115,9 @@ def make_policy(config: Config, device: str) -> Policy:
         return SimulatorPolicy(simulator_agent(config.env, config.planner, config.cost, config.mpc))
     model = WorldModel.load(config.model)
     if model.config.env_id != config.env:
-        raise ValueError(f"{config.model} was trained in {model.config.env_id}, not in env={config.env}; give env=...")
+        raise ValueError(
+            f"{config.model} was trained in {model.config.env_id}, not in env={config.env}; give env=..."
+        )
     return LatentPolicy(latent_agent(model, config.planner, config.cost, config.mpc, device))
 
 
@@ -133,9 +148,12 @@ def write_results(job: Run, config: Config, suite: TaskSuite, tasks: list[dict[s
 def save_episode(path: Path, result: TaskResult) -> None:
     """Keep an episode's frames ``(steps + 1, C, H, W)`` and its goal's picture, for reports."""
 
+    frames, goal = result.frames, result.goal_frame
+    assert frames is not None and goal is not None, "every task is recorded"
+
     def write(file: Path) -> None:
         with open(file, "wb") as stream:
-            np.savez_compressed(stream, frames=result.frames, goal=result.goal_frame)
+            np.savez_compressed(stream, frames=frames, goal=goal)
 
     write_atomic(path, write)
 

@@ -132,7 +132,6 @@ def _encoder_name(config: Config) -> str:
     return f"{config.encoder_weights} {directory_hash(Path(config.encoder_from))}"
 
 
-
 if __name__ == "__main__":
     from experiments.cli import main_for
 

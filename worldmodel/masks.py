@@ -49,7 +49,9 @@ class TubeMaskConfig:
         if self.kind not in ("random", "blocks"):
             raise ValueError(f"mask.kind={self.kind!r} is unknown; choose 'random' or 'blocks'")
         if not 0 < self.ratio < 1:
-            raise ValueError(f"mask.ratio={self.ratio} leaves nothing to see or to predict; choose 0 < ratio < 1")
+            raise ValueError(
+                f"mask.ratio={self.ratio} leaves nothing to see or to predict; choose 0 < ratio < 1"
+            )
         if not (0 < self.block_scale <= 1 and 0 < self.aspect_min <= self.aspect_max):
             raise ValueError("mask.block_scale must be in (0, 1] and 0 < mask.aspect_min <= mask.aspect_max")
 
@@ -77,7 +79,9 @@ def tube_masks(config: TubeMaskConfig, grid: Grid, seed: int, indices: range) ->
     """
     count = hidden_places(config, grid)
     hidden = np.stack([_draw(config, grid, count, keyed_rng("mask", seed, i)) for i in indices])
-    tube = np.broadcast_to(hidden[:, None], (len(indices), grid.steps, hidden.shape[1])).reshape(len(indices), -1)
+    tube = np.broadcast_to(hidden[:, None], (len(indices), grid.steps, hidden.shape[1])).reshape(
+        len(indices), -1
+    )
     # A stable sort on the flag lists seen tokens first, then hidden ones, each in order of id.
     order = torch.from_numpy(np.argsort(tube, axis=1, kind="stable"))
     seen = tube.shape[1] - count * grid.steps

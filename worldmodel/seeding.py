@@ -37,7 +37,9 @@ class KeyedOrder:
 
     def __init__(self, count: int, seed: int) -> None:
         if count < 1:
-            raise ValueError(f"cannot draw an order over {count} items; the data holds no sample of this length")
+            raise ValueError(
+                f"cannot draw an order over {count} items; the data holds no sample of this length"
+            )
         self.count, self.seed = count, seed
         self._epoch, self._permutation = -1, np.empty(0, dtype=np.int64)
 

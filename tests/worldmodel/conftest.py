@@ -23,7 +23,9 @@ def make_episode(index: int, steps: int = 12, size: int = 32) -> dict[str, np.nd
     """A bright square that moves as its actions say."""
     rng = np.random.default_rng(index)
     actions = rng.uniform(-1, 1, (steps, 1, 2)).astype(np.float32)
-    states = np.cumsum(np.concatenate([rng.uniform(8, 20, (1, 2)), 2.0 * actions[:, 0]]), axis=0).clip(0, size - 6)
+    states = np.cumsum(np.concatenate([rng.uniform(8, 20, (1, 2)), 2.0 * actions[:, 0]]), axis=0).clip(
+        0, size - 6
+    )
     frames = np.full((steps + 1, 3, size, size), 40, dtype=np.uint8)
     for frame, (x, y) in zip(frames, states.astype(int), strict=True):
         frame[:, y : y + 6, x : x + 6] = 220

@@ -10,7 +10,9 @@ from worldmodel.seeding import KeyedOrder, keyed_rng, keyed_torch_generator
 
 
 def test_draws_depend_on_the_whole_key_and_nothing_else() -> None:
-    draws = {key: keyed_rng(*key).integers(2**63) for key in [("a", 0, 1), ("a", 1, 0), ("b", 0, 1), ("a", 0, 2)]}
+    draws = {
+        key: keyed_rng(*key).integers(2**63) for key in [("a", 0, 1), ("a", 1, 0), ("b", 0, 1), ("a", 0, 2)]
+    }
     assert len(set(draws.values())) == 4
     assert keyed_rng("a", 0, 1).integers(2**63) == draws["a", 0, 1]
     first = torch.rand(3, generator=keyed_torch_generator("a", 5))

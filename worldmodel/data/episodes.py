@@ -30,7 +30,12 @@ from safetensors.numpy import save as to_safetensors
 from worldmodel.atomic import read_json, write_bytes, write_json
 
 FORMAT_VERSION = 1
-_DTYPES = {"U8": np.dtype("u1"), "F16": np.dtype("<f2"), "F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "U8": np.dtype("u1"),
+    "F16": np.dtype("<f2"),
+    "F32": np.dtype("<f4"),
+    "F64": np.dtype("<f8"),
+}
 
 
 class EpisodeWriter:
@@ -55,7 +60,9 @@ class EpisodeWriter:
         (self.path / "episodes").mkdir(parents=True, exist_ok=True)
         if meta_path.exists():
             if mode == "create":
-                raise FileExistsError(f"{self.path} already holds a dataset; use mode 'resume' or another path")
+                raise FileExistsError(
+                    f"{self.path} already holds a dataset; use mode 'resume' or another path"
+                )
             _require_same_meta(self.path, read_json(meta_path), meta)
         else:
             write_json(meta_path, meta)
@@ -97,7 +104,9 @@ class EpisodeStore:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if not (self.path / "meta.json").is_file():
-            raise FileNotFoundError(f"no dataset at {self.path} (meta.json is missing); make one with: worldmodel collect")
+            raise FileNotFoundError(
+                f"no dataset at {self.path} (meta.json is missing); make one with: worldmodel collect"
+            )
         self.meta: dict[str, Any] = read_json(self.path / "meta.json")
         if self.meta.get("format_version") != FORMAT_VERSION:
             raise ValueError(
@@ -122,7 +131,9 @@ class EpisodeStore:
     @property
     def hash(self) -> str:
         """Names the content: sha256 over metadata and the episodes' own hashes."""
-        text = json.dumps([self.meta, [[entry["index"], entry["sha256"]] for entry in self.entries]], sort_keys=True)
+        text = json.dumps(
+            [self.meta, [[entry["index"], entry["sha256"]] for entry in self.entries]], sort_keys=True
+        )
         return hashlib.sha256(text.encode()).hexdigest()
 
     def gather(self, name: str) -> np.ndarray:
@@ -140,7 +151,7 @@ class StoredArray:
 
     path: Path
     offset: int
-    dtype: np.dtype
+    dtype: np.dtype[Any]
     shape: tuple[int, ...]
 
     def __len__(self) -> int:
@@ -156,7 +167,9 @@ class StoredArray:
             file.seek(self.offset + start * row_items * self.dtype.itemsize)
             flat = np.fromfile(file, self.dtype, count * row_items)
         if flat.size != count * row_items:
-            raise ValueError(f"episode file {self.path} is cut short; delete the dataset and collect it again")
+            raise ValueError(
+                f"episode file {self.path} is cut short; delete the dataset and collect it again"
+            )
         return flat.reshape(count, *self.shape[1:])[::step]
 
 
@@ -165,7 +178,9 @@ def _steps(index: int, arrays: dict[str, np.ndarray]) -> int:
     steps = lengths.get("actions", max(lengths.values()) - 1)
     wrong = [f"{name} has {n}" for name, n in lengths.items() if n != steps + (name != "actions")]
     if wrong or steps < 1:
-        raise ValueError(f"episode {index} with {steps} actions needs {steps + 1} rows of all else: {', '.join(wrong)}")
+        raise ValueError(
+            f"episode {index} with {steps} actions needs {steps + 1} rows of all else: {', '.join(wrong)}"
+        )
     return steps
 
 
@@ -205,10 +220,16 @@ def _stored_arrays(root: Path, entry: dict[str, Any]) -> dict[str, StoredArray]:
             header = json.loads(file.read(size))
         header.pop("__metadata__", None)
         return {
-            name: StoredArray(path, 8 + size + spec["data_offsets"][0], _DTYPES[spec["dtype"]], tuple(spec["shape"]))
+            name: StoredArray(
+                path, 8 + size + spec["data_offsets"][0], _DTYPES[spec["dtype"]], tuple(spec["shape"])
+            )
             for name, spec in header.items()
         }
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"episode {entry['index']} of {root} is missing its file {entry['file']}") from error
+        raise FileNotFoundError(
+            f"episode {entry['index']} of {root} is missing its file {entry['file']}"
+        ) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"episode file {path} is damaged ({error}); delete the dataset and collect it again") from error
+        raise ValueError(
+            f"episode file {path} is damaged ({error}); delete the dataset and collect it again"
+        ) from error

@@ -12,7 +12,9 @@ from worldmodel.models.video_encoder import VideoEncoder
 
 
 @torch.inference_mode()
-def cache_latents(encoder: VideoEncoder, store: EpisodeStore, path: str | Path, encoder_hash: str) -> EpisodeStore:
+def cache_latents(
+    encoder: VideoEncoder, store: EpisodeStore, path: str | Path, encoder_hash: str
+) -> EpisodeStore:
     """Encode all frames of ``store`` step by step and keep the tokens, or finish what an interrupted call began.
 
     The cache is itself an episode store, with ``tokens (T+1, N, D)`` float32 and ``actions (T, K, A)`` per episode.

@@ -9,7 +9,9 @@ from worldmodel.models.world_model import WorldModel
 
 
 @torch.inference_mode()
-def open_loop_errors(model: WorldModel, store: EpisodeStore, episodes: range, horizon: int) -> dict[str, list[float]]:
+def open_loop_errors(
+    model: WorldModel, store: EpisodeStore, episodes: range, horizon: int
+) -> dict[str, list[float]]:
     """RMS distance between imagined and real latents after 1..horizon steps, from each episode's first frame.
 
     Args:

@@ -32,7 +32,12 @@ class MLPDynamicsConfig:
 class MLPDynamics(nn.Module):
     """``z[t+1] = z[t] + MLP(z[t], a[t])``: sees one step, as an emulator network does (Nguyen & Widrow 1989)."""
 
-    def __init__(self, config: MLPDynamicsConfig, tokens: int, width: int, actions_per_step: int, action_dim: int) -> None:
+    action_mean: Tensor
+    action_std: Tensor
+
+    def __init__(
+        self, config: MLPDynamicsConfig, tokens: int, width: int, actions_per_step: int, action_dim: int
+    ) -> None:
         super().__init__()
         self.config = config
         self.tokens, self.width = tokens, width

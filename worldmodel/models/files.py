@@ -23,7 +23,9 @@ FORMAT_VERSION = 1
 T = TypeVar("T")
 
 
-def save_parts(path: Path, kind: str, config: dict[str, Any], parts: Mapping[str, nn.Module], card: str) -> None:
+def save_parts(
+    path: Path, kind: str, config: dict[str, Any], parts: Mapping[str, nn.Module], card: str
+) -> None:
     """Write a model directory. ``config.json`` comes last, so a directory that has it is complete.
 
     Raises:
@@ -34,7 +36,10 @@ def save_parts(path: Path, kind: str, config: dict[str, Any], parts: Mapping[str
         tensors = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
         write_atomic(path / f"{name}.safetensors", lambda file, tensors=tensors: save_file(tensors, file))  # type: ignore[misc]
     write_bytes(path / "README.md", card.encode())
-    write_json(path / "config.json", {"format_version": FORMAT_VERSION, "kind": kind, "parts": sorted(parts), **config})
+    write_json(
+        path / "config.json",
+        {"format_version": FORMAT_VERSION, "kind": kind, "parts": sorted(parts), **config},
+    )
 
 
 def read_config(path: Path, kind: str) -> dict[str, Any]:
@@ -46,10 +51,14 @@ def read_config(path: Path, kind: str) -> dict[str, Any]:
     """
     file = path / "config.json"
     if not file.is_file():
-        raise FileNotFoundError(f"no model at {path} (config.json is missing); give the directory that training wrote")
+        raise FileNotFoundError(
+            f"no model at {path} (config.json is missing); give the directory that training wrote"
+        )
     config = read_json(file)
     if config.get("format_version") != FORMAT_VERSION:
-        raise ValueError(f"{file} has format_version {config.get('format_version')}, this version reads {FORMAT_VERSION}")
+        raise ValueError(
+            f"{file} has format_version {config.get('format_version')}, this version reads {FORMAT_VERSION}"
+        )
     if config.get("kind") != kind:
         raise ValueError(f"{path} holds a {config.get('kind')!r}, but a {kind!r} is needed here")
     return config
@@ -81,7 +90,9 @@ def from_dict(cls: type[T], values: dict[str, Any], source: str) -> T:
     names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     unknown = sorted(values.keys() - names)
     if unknown:
-        raise ValueError(f"{source}: {cls.__name__} has no key {', '.join(unknown)}; it has {', '.join(sorted(names))}")
+        raise ValueError(
+            f"{source}: {cls.__name__} has no key {', '.join(unknown)}; it has {', '.join(sorted(names))}"
+        )
     return cls(**values)
 
 

@@ -25,13 +25,18 @@ class TokenHead(nn.Module):
     unreachable, which is a stationary point of SIGReg (a head without it stays there).
     """
 
+    token_mean: Tensor
+    token_scale: Tensor
+
     def __init__(self, config: TokenHeadConfig, tokens: int, token_width: int) -> None:
         super().__init__()
         self.config = config
         self.width = config.width
         self.reduce = nn.Linear(token_width, config.per_token)
         self.mlp = nn.Sequential(
-            nn.Linear(tokens * config.per_token, config.hidden), nn.GELU(), nn.Linear(config.hidden, config.width)
+            nn.Linear(tokens * config.per_token, config.hidden),
+            nn.GELU(),
+            nn.Linear(config.hidden, config.width),
         )
         self.norm = nn.BatchNorm1d(config.width, affine=False)
         self.register_buffer("token_mean", torch.zeros(tokens, token_width))

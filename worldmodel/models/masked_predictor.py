@@ -34,6 +34,8 @@ class MaskedPredictor(nn.Module):
         encoder_width: Features per token that go in and come out.
     """
 
+    positions: Tensor
+
     def __init__(self, config: MaskedPredictorConfig, grid: Grid, encoder_width: int) -> None:
         super().__init__()
         self.config = config
@@ -44,7 +46,9 @@ class MaskedPredictor(nn.Module):
         )
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
         self.proj = nn.Linear(config.width, encoder_width)
-        self.register_buffer("positions", sincos_3d(*grid, config.width).flatten(0, 1)[None], persistent=False)
+        self.register_buffer(
+            "positions", sincos_3d(*grid, config.width).flatten(0, 1)[None], persistent=False
+        )
         init_transformer(self, self.blocks)
 
     def forward(self, context: Tensor, context_ids: Tensor, target_ids: Tensor) -> Tensor:

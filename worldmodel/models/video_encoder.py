@@ -50,6 +50,8 @@ class VideoEncoderConfig:
 class VideoEncoder(nn.Module):
     """Video ViT with 3D tubelets, fixed sin-cos positions and no class token (V-JEPA, 2404.08471, section 3)."""
 
+    positions: Tensor
+
     def __init__(self, config: VideoEncoderConfig) -> None:
         super().__init__()
         self.config = config
@@ -117,7 +119,9 @@ class VideoEncoder(nn.Module):
         """
         tubelet = self.config.tubelet
         if window != 1 and (window % tubelet or not 0 < window <= self.config.frames):
-            raise ValueError(f"window={window} must be 1 or a multiple of the tubelet {tubelet}, at most {self.config.frames}")
+            raise ValueError(
+                f"window={window} must be 1 or a multiple of the tubelet {tubelet}, at most {self.config.frames}"
+            )
         b, t = frames.shape[:2]
         if window == 1:
             clips = frames.flatten(0, 1)[:, None].expand(-1, tubelet, -1, -1, -1)

@@ -15,7 +15,9 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         if width % heads:
-            raise ValueError(f"width {width} cannot be shared by {heads} heads; choose a divisor of the width")
+            raise ValueError(
+                f"width {width} cannot be shared by {heads} heads; choose a divisor of the width"
+            )
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
@@ -54,4 +56,6 @@ def init_transformer(module: nn.Module, blocks: nn.ModuleList) -> None:
         for index, block in enumerate(blocks, start=1):
             assert isinstance(block, Block)
             block.attn.proj.weight.div_(math.sqrt(2 * index))
-            block.mlp[2].weight.div_(math.sqrt(2 * index))
+            last = block.mlp[-1]
+            assert isinstance(last, nn.Linear)
+            last.weight.div_(math.sqrt(2 * index))

@@ -26,8 +26,13 @@ class LatentDynamicsConfig:
     directions: int = 64
 
     def __post_init__(self) -> None:
-        if min(self.teacher_forcing, self.rollout, self.sigreg) < 0 or self.teacher_forcing + self.rollout == 0:
-            raise ValueError("objective weights must not be negative, and one of teacher_forcing and rollout positive")
+        if (
+            min(self.teacher_forcing, self.rollout, self.sigreg) < 0
+            or self.teacher_forcing + self.rollout == 0
+        ):
+            raise ValueError(
+                "objective weights must not be negative, and one of teacher_forcing and rollout positive"
+            )
 
 
 class LatentDynamics(Objective):

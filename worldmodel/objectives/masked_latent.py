@@ -31,7 +31,9 @@ class MaskedLatentConfig:
         if self.loss not in ("l1", "l2"):
             raise ValueError(f"objective.loss={self.loss!r} is unknown; choose 'l1' or 'l2'")
         if self.target_norm not in ("layer", "none"):
-            raise ValueError(f"objective.target_norm={self.target_norm!r} is unknown; choose 'layer' or 'none'")
+            raise ValueError(
+                f"objective.target_norm={self.target_norm!r} is unknown; choose 'layer' or 'none'"
+            )
         if not 0 <= self.ema_start <= self.ema_end <= 1:
             raise ValueError("objective.ema_start and ema_end must satisfy 0 <= start <= end <= 1")
 
@@ -54,7 +56,9 @@ class MaskedLatentPrediction(Objective):
             context = self.encoder.encode(clip, keep=mask.context)
             predicted = self.predictor(context, mask.context, mask.target).float()
             wanted = gather_tokens(targets, mask.target)
-            losses.append(F.l1_loss(predicted, wanted) if self.config.loss == "l1" else F.mse_loss(predicted, wanted))
+            losses.append(
+                F.l1_loss(predicted, wanted) if self.config.loss == "l1" else F.mse_loss(predicted, wanted)
+            )
         return {"loss": torch.stack(losses).mean()}
 
     def after_step(self, progress: float) -> None:

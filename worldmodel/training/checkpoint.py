@@ -1,4 +1,4 @@
-"""Training state for resuming one's own run: a single safetensors file, so saving is atomic and loading unpickles nothing."""
+"""Training state for resuming one's own run: one safetensors file, written atomically, and nothing is unpickled."""
 
 from __future__ import annotations
 

@@ -78,20 +78,13 @@ def fit(objective: Objective, draw: Callable[[int], Batch], config: LoopConfig, 
         for step in range(first, config.steps):
             batch = draw(step).to(device)
             lr = set_lr(optimizer, config, step)
-            with torch.autocast(device, torch.bfloat16, enabled=config.precision == "bf16"):
-                losses = objective(batch)
-            values = {name: float(value.detach()) for name, value in losses.items()}
+            values = train_step(objective, optimizer, batch, config)
             if not math.isfinite(values["loss"]):
                 raise _not_finite(values, batch, state)
-            optimizer.zero_grad(set_to_none=True)
-            losses["loss"].backward()
-            norm = torch.nn.utils.clip_grad_norm_(objective.parameters(), config.clip_norm or math.inf)
-            optimizer.step()
-            objective.after_step((step + 1) / config.steps)
 
             last = step + 1 == config.steps
             if step % config.log_every == 0 or last:
-                row: dict[str, Any] = {"step": step, **values, "lr": lr, "grad_norm": float(norm)}
+                row: dict[str, Any] = {"step": step, **values, "lr": lr}
                 if step % config.monitor_every == 0 or last:
                     row |= monitor(objective, batch)
                 metrics.log(row)
@@ -106,12 +99,35 @@ def fit(objective: Objective, draw: Callable[[int], Batch], config: LoopConfig, 
     objective.eval()
 
 
+def train_step(
+    objective: Objective, optimizer: torch.optim.Optimizer, batch: Batch, config: LoopConfig
+) -> dict[str, float]:
+    """Forward, backward, optimiser step, EMA; returns the losses and the gradient's norm before clipping.
+
+    Nothing is changed when the loss is not finite: the caller decides.
+    """
+    with torch.autocast(batch.views[0].device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        losses = objective(batch)
+    values = {name: float(value.detach()) for name, value in losses.items()}
+    if math.isfinite(values["loss"]):
+        optimizer.zero_grad(set_to_none=True)
+        losses["loss"].backward()
+        norm = torch.nn.utils.clip_grad_norm_(objective.parameters(), config.clip_norm or math.inf)
+        optimizer.step()
+        objective.after_step((batch.step + 1) / config.steps)
+        values["grad_norm"] = float(norm)
+    return values
+
+
 def make_optimizer(objective: Objective, config: LoopConfig) -> torch.optim.AdamW:
     """AdamW; weight decay for matrices only, not for vectors (biases, norms) nor mask tokens."""
     named = [(name, p) for name, p in objective.named_parameters() if p.requires_grad]
     matrices = [p for name, p in named if p.ndim > 1 and "mask_token" not in name]
     vectors = [p for name, p in named if p.ndim <= 1 or "mask_token" in name]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(groups, lr=config.lr, fused=True)
 
 
@@ -134,7 +150,11 @@ def monitor(objective: Objective, batch: Batch) -> dict[str, float]:
 
 
 def _not_finite(values: dict[str, float], batch: Batch, state: Any) -> FloatingPointError:
-    kept = f"the last good training state is {state}" if os.path.exists(state) else "no training state was saved yet"
+    kept = (
+        f"the last good training state is {state}"
+        if os.path.exists(state)
+        else "no training state was saved yet"
+    )
     return FloatingPointError(
         f"the loss is not finite at step {batch.step} ({values}), samples {batch.ids.start} to {batch.ids.stop - 1}; "
         f"{kept}. Try a lower loop.lr, or loop.precision=fp32"

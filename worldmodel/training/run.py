@@ -1,4 +1,4 @@
-"""A run's directory: its configuration, what was chosen by looking at the machine, its metrics, and whether it is done."""
+"""A run's directory: its configuration, the choices made by looking at the machine, its metrics, and its end."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ class Run:
             difference = _first_difference(read_json(file), config)
             if difference:
                 self.close()
-                raise ValueError(f"{self.path} holds a run with {difference}; choose another out=... or delete it")
+                raise ValueError(
+                    f"{self.path} holds a run with {difference}; choose another out=... or delete it"
+                )
         else:
             write_json(file, config)
         self.config = config
@@ -111,7 +113,9 @@ def _lock(path: Path) -> Any:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         file.close()
-        raise OSError(f"another process is working in {path}; wait for it or choose another out=...") from error
+        raise OSError(
+            f"another process is working in {path}; wait for it or choose another out=..."
+        ) from error
     file.write(str(os.getpid()))
     file.flush()
     return file

@@ -79,7 +79,9 @@ for index in range(10**6):
     assert len(store) >= 4
     for position in range(len(store)):
         assert (store[position]["frames"][:] == position % 256).all()
-    EpisodeWriter(tmp_path, {}).write(len(store), {"frames": np.zeros((2, 3, 8, 8), np.uint8), "actions": np.zeros((1, 1, 2), np.float32)})
+    EpisodeWriter(tmp_path, {}).write(
+        len(store), {"frames": np.zeros((2, 3, 8, 8), np.uint8), "actions": np.zeros((1, 1, 2), np.float32)}
+    )
     assert len(EpisodeStore(tmp_path)) == len(store) + 1
 
 
@@ -111,7 +113,9 @@ def test_other_metadata_a_taken_index_and_torn_episodes_are_refused(
         writer.write(3, make_episode(3))
     episode = make_episode(20)
     episode["frames"] = episode["frames"][:-1]
-    with pytest.raises(ValueError, match="episode 20 with 12 actions needs 13 rows of all else: frames has 12"):
+    with pytest.raises(
+        ValueError, match="episode 20 with 12 actions needs 13 rows of all else: frames has 12"
+    ):
         writer.write(20, episode)
 
 
@@ -137,7 +141,9 @@ def test_a_manifest_cannot_name_a_file_outside_its_dataset(store: EpisodeStore, 
         EpisodeStore(store.path)[0]
 
 
-def test_no_dataset_no_episode_and_another_format_are_clear_errors(tmp_path: Path, store: EpisodeStore) -> None:
+def test_no_dataset_no_episode_and_another_format_are_clear_errors(
+    tmp_path: Path, store: EpisodeStore
+) -> None:
     with pytest.raises(FileNotFoundError, match="no dataset at .*worldmodel collect"):
         EpisodeStore(tmp_path / "nowhere")
     EpisodeWriter(tmp_path / "empty", {})
@@ -149,7 +155,9 @@ def test_no_dataset_no_episode_and_another_format_are_clear_errors(tmp_path: Pat
         EpisodeStore(store.path)
 
 
-def test_the_hash_names_the_content(store: EpisodeStore, tmp_path: Path, make_episode: Make, meta: dict[str, Any]) -> None:
+def test_the_hash_names_the_content(
+    store: EpisodeStore, tmp_path: Path, make_episode: Make, meta: dict[str, Any]
+) -> None:
     copy = EpisodeWriter(tmp_path / "copy", meta)
     for index in range(12):
         copy.write(index, make_episode(index))

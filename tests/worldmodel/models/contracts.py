@@ -25,7 +25,9 @@ def check_encoder(encoder: nn.Module, clip: Tensor, windows: tuple[int, ...]) ->
         # Keeping all tokens is no mask; keeping some gives those, computed without the others.
         count = tokens.shape[1] * tokens.shape[2]
         everything = torch.arange(count).expand(b, -1)
-        torch.testing.assert_close(encoder.encode(clip, keep=everything), tokens.flatten(1, 2), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            encoder.encode(clip, keep=everything), tokens.flatten(1, 2), atol=1e-5, rtol=1e-5
+        )
         some = everything[:, ::3]
         kept = encoder.encode(clip, keep=some)
         assert kept.shape == (b, some.shape[1], encoder.width)
@@ -47,7 +49,9 @@ def _check_steps_are_causal(encoder: nn.Module, clip: Tensor, window: int) -> No
         assert affected == list(range(changed, min(t, changed + window)))
 
 
-def check_dynamics(dynamics: nn.Module, tokens: int, width: int, block: int, action_dim: int, context: int) -> None:
+def check_dynamics(
+    dynamics: nn.Module, tokens: int, width: int, block: int, action_dim: int, context: int
+) -> None:
     """``context``: the longest context ``M`` that the dynamics sees."""
     generator = torch.Generator().manual_seed(0)
 

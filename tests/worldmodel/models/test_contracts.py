@@ -58,8 +58,12 @@ def test_encoder_contract(kind: str, tiny_encoder: VideoEncoderConfig) -> None:
 @pytest.mark.parametrize("kind", ["fake", "mlp"])
 def test_dynamics_contract(kind: str, tokens: int) -> None:
     torch.manual_seed(0)
-    dynamics = FakeDynamics() if kind == "fake" else MLPDynamics(MLPDynamicsConfig(hidden=16), tokens, 5, 2, 3)
-    contracts.check_dynamics(dynamics, tokens=tokens, width=5, block=2, action_dim=3, context=1 if kind == "mlp" else 2)
+    dynamics = (
+        FakeDynamics() if kind == "fake" else MLPDynamics(MLPDynamicsConfig(hidden=16), tokens, 5, 2, 3)
+    )
+    contracts.check_dynamics(
+        dynamics, tokens=tokens, width=5, block=2, action_dim=3, context=1 if kind == "mlp" else 2
+    )
 
 
 def test_a_dynamics_that_sees_the_future_fails_the_contract() -> None:

@@ -28,7 +28,9 @@ def test_hidden_pixels_do_not_reach_the_context_tokens(tiny_encoder: VideoEncode
 def test_the_predictor_knows_where_it_predicts(tiny_encoder: VideoEncoderConfig) -> None:
     torch.manual_seed(0)
     encoder = VideoEncoder(tiny_encoder)
-    predictor = MaskedPredictor(MaskedPredictorConfig(width=24, depth=2, heads=2), encoder.grid, encoder.width)
+    predictor = MaskedPredictor(
+        MaskedPredictorConfig(width=24, depth=2, heads=2), encoder.grid, encoder.width
+    )
     mask = tube_masks(TubeMaskConfig(), encoder.grid, 0, range(2))
     context = torch.randn(2, mask.context.shape[1], 24)
     predicted = predictor(context, mask.context, mask.target)

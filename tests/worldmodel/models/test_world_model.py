@@ -25,7 +25,9 @@ def test_a_saved_model_loads_and_predicts_the_same(tiny_world_model: WorldModel,
     plans = torch.randn(2, 5, 4, 1, 2)
     context = model.encode(frames)[:, None]
     assert torch.equal(loaded.encode(frames)[:, None], context)
-    assert torch.equal(loaded.rollout(context, plans[:, 0, :0], plans), model.rollout(context, plans[:, 0, :0], plans))
+    assert torch.equal(
+        loaded.rollout(context, plans[:, 0, :0], plans), model.rollout(context, plans[:, 0, :0], plans)
+    )
     assert loaded.config == model.config
     assert (tmp_path / "model/README.md").read_text() == "A card.\n"
     assert directory_hash(tmp_path / "model") == directory_hash(tmp_path / "model")
@@ -44,7 +46,9 @@ def test_actions_of_another_dimension_are_refused(tiny_world_model: WorldModel) 
         tiny_world_model.rollout(context, torch.zeros(1, 0, 1, 3), torch.zeros(1, 2, 4, 1, 3))
 
 
-def test_every_missing_unexpected_and_misshapen_tensor_is_reported(tiny_world_model: WorldModel, tmp_path: Path) -> None:
+def test_every_missing_unexpected_and_misshapen_tensor_is_reported(
+    tiny_world_model: WorldModel, tmp_path: Path
+) -> None:
     tiny_world_model.save(tmp_path)
     file = tmp_path / "dynamics.safetensors"
     tensors = load_file(file)
@@ -53,7 +57,12 @@ def test_every_missing_unexpected_and_misshapen_tensor_is_reported(tiny_world_mo
     save_file(tensors, file)
     with pytest.raises(ValueError) as error:
         WorldModel.load(tmp_path)
-    for text in ("dynamics.safetensors", "mlp.0.bias is missing", "extra is unexpected", "mlp.0.weight has shape (16, 9)"):
+    for text in (
+        "dynamics.safetensors",
+        "mlp.0.bias is missing",
+        "extra is unexpected",
+        "mlp.0.weight has shape (16, 9)",
+    ):
         assert text in str(error.value)
 
 
@@ -76,7 +85,9 @@ def test_a_configuration_that_does_not_fit_is_refused(
         WorldModel.load(tmp_path)
 
 
-def test_a_missing_model_part_or_damaged_file_is_a_clear_error(tiny_world_model: WorldModel, tmp_path: Path) -> None:
+def test_a_missing_model_part_or_damaged_file_is_a_clear_error(
+    tiny_world_model: WorldModel, tmp_path: Path
+) -> None:
     with pytest.raises(FileNotFoundError, match="no model at"):
         WorldModel.load(tmp_path / "nowhere")
     tiny_world_model.save(tmp_path)

@@ -64,7 +64,11 @@ def test_block_is_torchs_pre_norm_encoder_layer() -> None:
             "linear1.bias": block.mlp[0].bias,
             "linear2.weight": block.mlp[2].weight,
             "linear2.bias": block.mlp[2].bias,
-            **{f"norm{i}.{name}": getattr(getattr(block, f"norm{i}"), name) for i in (1, 2) for name in ("weight", "bias")},
+            **{
+                f"norm{i}.{name}": getattr(getattr(block, f"norm{i}"), name)
+                for i in (1, 2)
+                for name in ("weight", "bias")
+            },
         }
     )
     x = torch.randn(2, 7, 24)

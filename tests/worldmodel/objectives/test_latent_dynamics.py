@@ -24,7 +24,9 @@ def test_parts_are_teacher_forcing_and_rollout_errors(tiny_world_model: WorldMod
     forced, rolled, state = [], [], z[:, :1]
     for t in range(3):
         action = made.actions[:, t : t + 1]
-        forced.append((tiny_world_model.dynamics(z[:, t : t + 1], action) - z[:, t + 1 : t + 2]).square().mean())
+        forced.append(
+            (tiny_world_model.dynamics(z[:, t : t + 1], action) - z[:, t + 1 : t + 2]).square().mean()
+        )
         state = tiny_world_model.dynamics(state, action)
         rolled.append((state - z[:, t + 1 : t + 2]).square().mean())
     torch.testing.assert_close(losses["teacher_forcing"], torch.stack(forced).mean())

@@ -81,7 +81,9 @@ def test_monitors_see_a_collapsed_encoder(tiny_encoder: VideoEncoderConfig) -> N
     assert healthy["token_rank"] > 4
 
 
-@pytest.mark.parametrize("bad", [{"loss": "huber"}, {"target_norm": "batch"}, {"ema_start": 0.9, "ema_end": 0.8}])
+@pytest.mark.parametrize(
+    "bad", [{"loss": "huber"}, {"target_norm": "batch"}, {"ema_start": 0.9, "ema_end": 0.8}]
+)
 def test_bad_settings_are_refused(bad: dict) -> None:
     with pytest.raises(ValueError, match="objective"):
         MaskedLatentConfig(**bad)

@@ -71,7 +71,9 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path: Path, monkeypatch:
     resumed = train(tmp_path / "parts", precision="fp32")
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
-    rows = [[json.loads(line) for line in (tmp_path / d / "metrics.jsonl").open()] for d in ("whole", "parts")]
+    rows = [
+        [json.loads(line) for line in (tmp_path / d / "metrics.jsonl").open()] for d in ("whole", "parts")
+    ]
     assert [row["step"] for row in rows[1]] == list(range(30))
     assert rows[0] == rows[1]
 
@@ -111,7 +113,9 @@ def test_a_state_of_another_model_or_a_damaged_one_is_refused(tmp_path: Path) ->
         load_training_state(tmp_path / "state", objective, optimizer)
 
 
-def test_a_full_disk_while_saving_keeps_the_last_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_while_saving_keeps_the_last_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     objective = Regression()
     optimizer = make_optimizer(objective, LoopConfig())
     save_training_state(tmp_path / "state", objective, optimizer, 3)
@@ -127,9 +131,13 @@ def test_a_full_disk_while_saving_keeps_the_last_state(tmp_path: Path, monkeypat
     assert sorted(p.name for p in tmp_path.iterdir()) == ["state"]
 
 
-def test_a_loss_that_is_not_finite_stops_with_step_and_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_is_not_finite_stops_with_step_and_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(
-        Regression, "forward", lambda self, batch: {"loss": self.net[0].weight.sum() * (float("nan") if batch.step == 4 else 1)}
+        Regression,
+        "forward",
+        lambda self, batch: {"loss": self.net[0].weight.sum() * (float("nan") if batch.step == 4 else 1)},
     )
     with pytest.raises(FloatingPointError, match=r"step 4 .* samples 0 to 7; no training state"):
         train(tmp_path, precision="fp32")

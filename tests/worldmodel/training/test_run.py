@@ -62,7 +62,12 @@ def test_resumed_metrics_have_no_row_twice_and_survive_a_cut_line(tmp_path: Path
     resumed = Metrics(file, resume_step=3)
     resumed.log({"step": 3, "loss": 2.0})
     resumed.close()
-    assert [(row["step"], row["loss"]) for row in read_metrics(file)] == [(0, 1.0), (1, 1.0), (2, 1.0), (3, 2.0)]
+    assert [(row["step"], row["loss"]) for row in read_metrics(file)] == [
+        (0, 1.0),
+        (1, 1.0),
+        (2, 1.0),
+        (3, 2.0),
+    ]
 
 
 def test_config_hash_names_content_not_order() -> None:

@@ -1,0 +1,147 @@
+"""Measure speed on this machine: frames collected, clips pretrained in float32 and bfloat16, milliseconds per plan.
+
+Example:
+    worldmodel bench
+    worldmodel bench what=[plan] threads=1
+"""
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from envs.world import describe
+from experiments import collect
+from experiments.agents import latent_agent
+from planners.cem import CEMConfig
+from planners.costs import GoalCostConfig
+from planners.mpc import MPCConfig
+from worldmodel.atomic import write_json
+from worldmodel.masks import TubeMaskConfig, tube_masks
+from worldmodel.models.masked_predictor import MaskedPredictor, MaskedPredictorConfig
+from worldmodel.models.video_encoder import VideoEncoder, VideoEncoderConfig
+from worldmodel.models.world_model import ActionSpec, WorldModel, WorldModelConfig
+from worldmodel.objectives.base import Batch
+from worldmodel.objectives.masked_latent import MaskedLatentConfig, MaskedLatentPrediction
+from worldmodel.training.loop import LoopConfig, make_optimizer, train_step
+
+
+@dataclass
+class Config:
+    """Settings of a benchmark."""
+
+    #: Which of collect, pretrain and plan to measure.
+    what: list[str] = field(default_factory=lambda: ["collect", "pretrain", "plan"])
+    env: str = "worldmodel/TwoRoom-v0"
+    #: Processes that collect.
+    workers: int = 2
+    episodes: int = 300
+    #: Clips per training step.
+    batch_size: int = 32
+    #: auto: cpu, or cuda where there is one.
+    device: str = "cpu"
+    #: torch threads; 0: as many as torch finds cores.
+    threads: int = 0
+    #: Repetitions of what is timed; the median counts.
+    repeats: int = 20
+    #: JSON file for the results; empty: none.
+    out: str = ""
+    encoder: VideoEncoderConfig = field(default_factory=VideoEncoderConfig)
+    predictor: MaskedPredictorConfig = field(default_factory=MaskedPredictorConfig)
+    planner: CEMConfig = field(default_factory=CEMConfig)
+
+    def __post_init__(self) -> None:
+        unknown = set(self.what) - {"collect", "pretrain", "plan"}
+        if unknown or not self.what:
+            raise ValueError(f"what={self.what}: choose some of collect, pretrain, plan")
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Measure, print a table, and return the figures."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    benches = {"collect": bench_collect, "pretrain": bench_pretrain, "plan": bench_plan}
+    results: dict[str, Any] = {"threads": torch.get_num_threads(), "torch": torch.__version__}
+    for name in config.what:
+        for row, value in benches[name](config).items():
+            results[row] = value
+            print(f"{row:44} {value:10.1f}", flush=True)
+    if config.out:
+        write_json(Path(config.out), results)
+    return results
+
+
+def bench_collect(config: Config) -> dict[str, float]:
+    """Frames per second that end up in an episode store, processes started and files written included."""
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        store = collect.run(
+            collect.Config(
+                env=config.env, out=f"{folder}/data", episodes=config.episodes, workers=config.workers
+            )
+        )
+        seconds = time.perf_counter() - began
+        return {
+            f"collect: stored frames/s, {config.workers} processes": float((store.steps + 1).sum()) / seconds
+        }
+
+
+def bench_pretrain(config: Config) -> dict[str, float]:
+    """Clips per second of whole V-JEPA training steps."""
+    size = config.encoder
+    torch.manual_seed(0)
+    clip = torch.randint(
+        0, 256, (config.batch_size, size.frames, 3, size.image_size, size.image_size), dtype=torch.uint8
+    )
+    mask = tube_masks(TubeMaskConfig(), size.grid, 0, range(config.batch_size))
+    batch = Batch(0, range(config.batch_size), (clip,), (mask,)).to(config.device)
+    figures = {}
+    for precision in ("fp32", "bf16"):
+        encoder = VideoEncoder(size)
+        predictor = MaskedPredictor(config.predictor, encoder.grid, encoder.width)
+        objective = MaskedLatentPrediction(encoder, predictor, MaskedLatentConfig()).to(config.device)
+        loop = LoopConfig(precision=precision)
+        optimizer = make_optimizer(objective, loop)
+
+        def step(objective=objective, optimizer=optimizer, loop=loop) -> None:  # type: ignore[no-untyped-def]
+            train_step(objective, optimizer, batch, loop)
+
+        figures[f"pretrain: clips/s, {precision}"] = config.batch_size / _median_seconds(step, config.repeats)
+    return figures
+
+
+def bench_plan(config: Config) -> dict[str, float]:
+    """Milliseconds per decision of the latent MPC agent: encode a frame, plan, one environment's share."""
+    spec = describe(config.env)
+    ones = [1.0] * len(spec["action_low"])
+    actions = ActionSpec(low=spec["action_low"], high=spec["action_high"], mean=[0.0] * len(ones), std=ones)
+    model = WorldModel(WorldModelConfig(encoder=config.encoder, actions=actions)).eval()
+    frames = torch.randint(0, 256, (8, *spec["frame_shape"]), dtype=torch.uint8)
+    figures = {}
+    for count in (1, 8):
+        agent = latent_agent(model, config.planner, GoalCostConfig(), MPCConfig(), config.device)
+        agent.reset(frames[:count], range(count))
+        seconds = _median_seconds(lambda agent=agent, count=count: agent.act(frames[:count]), config.repeats)  # type: ignore[misc]
+        figures[f"plan: ms per decision, {count} environments"] = 1000 * seconds / count
+    return figures
+
+
+def _median_seconds(work: Callable[[], Any], repeats: int) -> float:
+    times = []
+    for _ in range(repeats + 3):
+        began = time.perf_counter()
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - began)
+    return sorted(times[3:])[repeats // 2]
+
+
+if __name__ == "__main__":
+    from experiments.cli import main_for
+
+    raise SystemExit(main_for("bench"))

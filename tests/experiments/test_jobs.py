@@ -1,0 +1,159 @@
+"""Jobs on small data: what they refuse, and that planning needs more than chance."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from envs.evaluate import Goals, Observation, evaluate
+from envs.task import make_suite
+from experiments.agents import LatentPolicy, latent_agent
+from experiments.cli import main
+from planners.cem import CEMConfig
+from planners.costs import GoalCostConfig
+from planners.mpc import MPCConfig
+from worldmodel.models.world_model import ActionSpec, WorldModel, WorldModelConfig
+
+ENV = "worldmodel/TwoRoom-v0"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("data") / "episodes"
+    assert main(["collect", "episodes=8", "workers=0", f"out={out}"]) == 0
+    return out
+
+
+def small_model() -> WorldModel:
+    torch.manual_seed(0)
+    spec = ActionSpec(low=[-1.0, -1.0], high=[1.0, 1.0], mean=[0.0, 0.0], std=[0.6, 0.6])
+    return WorldModel(WorldModelConfig(actions=spec, env_id=ENV)).eval()
+
+
+def latent_policy(model: WorldModel) -> LatentPolicy:
+    return LatentPolicy(
+        latent_agent(model, CEMConfig(samples=32, elites=4, iterations=2), GoalCostConfig(), MPCConfig())
+    )
+
+
+def test_a_constant_encoder_fails_the_tasks() -> None:
+    """Goals are images only: an encoder that sees nothing must not reach them, or something else tells the goal."""
+    model = small_model()
+    with torch.no_grad():
+        model.head.reduce.weight.zero_()
+    latents = model.encode(torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8))
+    assert torch.equal(latents, latents[:1].expand_as(latents))
+    results = evaluate(make_suite(ENV, 12, seed=0), latent_policy(model), num_envs=12)
+    assert sum(result.success for result in results) <= 1
+
+
+def test_the_planner_sees_pictures_only() -> None:
+    seen: list[object] = []
+
+    class Spy(LatentPolicy):
+        def reset(self, goals: Goals, seeds: np.ndarray) -> None:
+            seen.append(goals.states)
+            super().reset(goals, seeds)
+
+        def act(self, observation: Observation, active: np.ndarray) -> np.ndarray:
+            seen.append(observation.states)
+            assert observation.frames.dtype == np.uint8
+            return super().act(observation, active)
+
+    evaluate(make_suite(ENV, 2, seed=0), Spy(latent_policy(small_model()).agent), num_envs=2)
+    assert len(seen) > 10
+    assert all(states is None for states in seen)
+
+
+def test_outcomes_do_not_depend_on_how_many_are_planned_at_once() -> None:
+    suite = make_suite(ENV, 5, seed=0)
+
+    def outcomes(num_envs: int) -> list[tuple[int, float]]:
+        results = evaluate(suite, latent_policy(small_model()), num_envs=num_envs)
+        return [(result.steps, result.final_distance) for result in results]
+
+    assert outcomes(1) == outcomes(3) == outcomes(5)
+
+
+def test_held_out_tasks_are_not_in_the_data(data: Path) -> None:
+    from worldmodel.data.episodes import EpisodeStore
+
+    starts = {EpisodeStore(data)[i]["states"][:1].tobytes() for i in range(8)}
+    suite = make_suite(ENV, 50, seed=0)
+    assert not starts & {task.start[None].tobytes() for task in suite}
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("collect env=worldmodel/NoRoom-v0 out={tmp}/d", "worldmodel/TwoRoom-v0"),
+        ("collect policy=clever out={tmp}/d", "held_direction"),
+        ("pretrain data={tmp}/nowhere", "no dataset at"),
+        ("pretrain data={data} out={tmp}/p mask.ratio=0.01", "mask.ratio=0.01 hides 0 of the 16 places"),
+        ("pretrain data={data} out={tmp}/p encoder.image_size=48", "this encoder takes"),
+        ("pretrain data={data} out={tmp}/p encoder.frames=64", "no episode has the 63 steps"),
+        ("pretrain data={data} out={tmp}/p encoder.heads=5", "encoder.heads=5 must divide"),
+        ("pretrain out={tmp}/p", "data"),
+        ("train data={data} out={tmp}/t", "encoder_from=MODEL_DIRECTORY"),
+        ("train data={data} out={tmp}/t encoder_from={tmp}/nowhere", "no model at"),
+        ("train data={data} out={tmp}/t variant=end_to_end device=tpu", "device='tpu'"),
+        ("plan out={tmp}/r", "model=MODEL_DIRECTORY"),
+        ("plan out={tmp}/r model={data}", "no model at"),
+        ("plan out={tmp}/r agent=random planner.elites=500", "elites"),
+        ("plan out={tmp}/r agent=magic", "agent='magic' is unknown"),
+        ("report run={tmp}/nowhere", "nowhere"),
+    ],
+)
+def test_user_errors_are_one_line_and_exit_code_2(
+    command: str, message: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [word.format(data=data, tmp=tmp_path) for word in command.split()]
+    assert main(argv) == 2
+    printed = capsys.readouterr().err.strip()
+    assert message in printed
+    assert len(printed.splitlines()) == 1
+    assert "Traceback" not in printed
+
+
+def test_a_run_with_another_configuration_in_the_same_place_is_refused(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["pretrain", f"data={data}", f"out={tmp_path}/p", "loop.batch_size=2"]
+    assert main([*small, "loop.steps=2"]) == 0
+    assert main([*small, "loop.steps=3"]) == 2
+    assert "loop.steps=2, not 3" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_shape_is_refused(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["pretrain", f"data={data}", f"out={tmp_path}/p", "loop.steps=1", "loop.batch_size=2"]) == 0
+    config = tmp_path / "p/model/config.json"
+    config.write_text(config.read_text().replace('"width": 96', '"width": 48'))
+    assert main(["train", f"data={data}", f"out={tmp_path}/t", f"encoder_from={tmp_path}/p/model"]) == 2
+    assert "does not fit this model" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_clear_line(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import errno
+    import os
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert main(["collect", "episodes=2", "workers=0", f"out={tmp_path}/d"]) == 2
+    printed = capsys.readouterr().err.strip()
+    assert "no space left" in printed.lower()
+    assert len(printed.splitlines()) == 1
+
+
+def test_bench_measures(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "episodes=4", "workers=0", "repeats=1", "batch_size=2"]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in ("frames/s", "clips/s, bf16", "ms per decision"))
