@@ -34,6 +34,13 @@ POLICIES = (
     Kind("noop", "No action", "control: the ball stays"),
 )
 MODELS = POLICIES[:3]
+#: Directories of the stages, in order.
+STAGES = (
+    "data",
+    "pretrain",
+    *[f"train_{kind.name}" for kind in MODELS],
+    *[f"plan_{kind.name}" for kind in POLICIES],
+)
 LABELS = {kind.name: kind.label for kind in POLICIES}
 
 
@@ -55,14 +62,8 @@ class DemoRun:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        names = [
-            "data",
-            "pretrain",
-            *[f"train_{m.name}" for m in MODELS],
-            *[f"plan_{p.name}" for p in POLICIES],
-        ]
-        present = [name for name in names if (self.path / name).is_dir()]
-        if not present and not (self.path / "stages.json").is_file():
+        begun = any((self.path / name).is_dir() for name in STAGES)
+        if not begun and not (self.path / "stages.json").is_file():
             raise FileNotFoundError(
                 f"no demo run at {self.path} (no stages.json and no stage); make one with: worldmodel demo"
             )
@@ -137,7 +138,7 @@ class DemoRun:
 
     def machines(self) -> dict[str, dict[str, Any]]:
         """What each stage chose by looking at the machine."""
-        found = {file.parent.name: read_json(file) for file in sorted(self.path.glob("*/machine.json"))}
+        found = {name: self.json(f"{name}/machine.json") for name in STAGES}
         return {name: choices for name, choices in found.items() if choices}
 
 

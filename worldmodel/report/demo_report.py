@@ -118,7 +118,7 @@ def machine_facts(run: DemoRun, machine: Mapping[str, str]) -> Html:
             p("Chosen by each stage when it began:"),
             choices,
             el("p", {"class": "gap"}, "Where this report was written:"),
-            table(["", ""], [[name, value] for name, value in facts.items()], numbers_from=2),
+            table([], [[name, value] for name, value in facts.items()], numbers_from=2),
         ]
     )
 

@@ -45,12 +45,11 @@ def _pretraining(ours: Results, control: Results, floor: Results | None) -> str:
     if floor is not None and overlap(ours, floor) and overlap(control, floor):
         return f"{text}, which is not clearly better than chance either, so nothing can be said about pretraining."
     if overlap(ours, control):
-        return f"{text}: the 95% intervals overlap, so pretraining shows no clear benefit; this toy world does not need it."
+        return f"{text}: the 95% intervals overlap, so this toy world does not need pretraining."
     if ours["interval"][0] > control["interval"][1]:
         return f"{text}: the 95% intervals do not overlap, so pretraining clearly helps here."
     return (
-        f"{text}: the 95% intervals do not overlap, so V-JEPA pretraining clearly hurts here, "
-        "and this toy world needs none."
+        f"{text}: the pretrained encoder is clearly worse here, and this toy world does not need pretraining."
     )
 
 

@@ -138,7 +138,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: int
     """A table.
 
     Args:
-        heads: Column names.
+        heads: Column names; none for a table without them.
         rows: Cells of each row.
         numbers_from: First column that holds numbers, set to the right.
         ours: Row to set apart.
@@ -152,7 +152,8 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: int
     body = [
         el("tr", {"class": "ours"} if i == ours else None, *cells("td", row)) for i, row in enumerate(rows)
     ]
-    return div("wide", el("table", None, el("tr", None, *cells("th", heads)), *body))
+    head = [el("tr", None, *cells("th", heads))] if heads else []
+    return div("wide", el("table", None, *head, *body))
 
 
 def legend(entries: Sequence[tuple[str, str, bool]]) -> Html:
