@@ -32,7 +32,7 @@ def make_results(name: str, successes: int, interval: list[float]) -> dict[str, 
     tasks = [
         {
             "id": i,
-            "label": "other room" if i % 2 == 0 else "same room",
+            "label": "other room" if i % 3 != 1 else "same room",
             "success": i < successes,
             "steps": 10 + i if i < successes else 20,
             "start_distance": 1.0 + 0.1 * i,
