@@ -13,7 +13,7 @@ from worldmodel.report.theme import LIGHT, drawing, new_figure, to_png
 from worldmodel.report.video import upscale
 
 #: Size in CSS pixels.
-WIDTH, HEIGHT = 1200, 452
+WIDTH, HEIGHT = 1200, 450
 _ROWS, _FRAMES = 3, 5
 #: Places in CSS pixels: a frame, the gap between two, the margin, the row of titles.
 _SIDE, _GAP, _MARGIN, _TOP = 112, 9, 28, 58

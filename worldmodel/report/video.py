@@ -58,7 +58,7 @@ def encode_mp4(frames: np.ndarray, fps: int = 8, side: int = 256, hold: int = 0)
         # Say which YUV this is (BT.601, limited range: what the conversion makes), or players guess by the size.
         stream.codec_context.colorspace, stream.codec_context.color_range = 6, 1
         # One thread makes the same bytes on every machine. Flat pictures stay small at this quality.
-        stream.thread_count = 1
+        stream.codec_context.thread_count = 1
         stream.options = {"crf": "20", "preset": "slow", "tune": "animation"}
         for picture in pictures:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), "rgb24")))
