@@ -36,9 +36,11 @@ class Config:
 
     #: Which of collect, pretrain and plan to measure.
     what: list[str] = field(default_factory=lambda: ["collect", "pretrain", "plan"])
+    #: Gymnasium id of the environment.
     env: str = "worldmodel/TwoRoom-v0"
     #: Processes that collect.
     workers: int = 2
+    #: Episodes of 40 steps to collect.
     episodes: int = 300
     #: Clips per training step.
     batch_size: int = 32

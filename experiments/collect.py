@@ -22,11 +22,13 @@ class Config:
     env: str = "worldmodel/TwoRoom-v0"
     #: Dataset directory; empty: runs/collect/<hash of the configuration>.
     out: str = ""
+    #: How many.
     episodes: int = 1000
     #: Environment steps per episode.
     steps: int = 40
     #: Exploring policy: held_direction or uniform_random.
     policy: str = "held_direction"
+    #: Of starts and actions; episode i depends on (seed, i) only.
     seed: int = 0
     #: Processes; 0 collects in this process. The data are the same for any number.
     workers: int = 2

@@ -27,11 +27,14 @@ class Config:
     out: str = "runs/demo"
     #: Seed of data, weights and planning. The held-out tasks are the same for every seed.
     seed: int = 0
+    #: Episodes of 40 steps to collect.
     episodes: int = 1000
-    pretrain_steps: int = 800
+    #: Training steps of V-JEPA.
+    pretrain_steps: int = 600
     #: Training steps of the two world models on a frozen encoder.
-    train_steps: int = 800
-    end_to_end_steps: int = 800
+    train_steps: int = 600
+    #: Training steps of the end-to-end model.
+    end_to_end_steps: int = 400
     #: Held-out tasks.
     tasks: int = 100
 
@@ -76,7 +79,7 @@ def stages(config: Config) -> list[Stage]:
         Stage("train_untrained_encoder", "Control: the same on an encoder with random weights.", "train",
               [data, "variant=untrained", frozen, seed, f"out={out}/train_untrained_encoder"]),
         Stage("train_end_to_end", "Comparison: encoder, head and predictor learn together from pixels.", "train",
-              [data, "variant=end_to_end", f"loop.steps={config.end_to_end_steps}", "loop.batch_size=64", seed,
+              [data, "variant=end_to_end", f"loop.steps={config.end_to_end_steps}", "loop.batch_size=32", seed,
                f"out={out}/train_end_to_end"]),
         plan_with("vjepa", "The agent plans in V-JEPA's latent space to goal images that it has never seen."),
         plan_with("untrained_encoder", "The same agent on the untrained encoder."),

@@ -36,17 +36,20 @@ class Config:
     agent: str = "world_model"
     #: world_model: model directory that worldmodel train made.
     model: str = ""
+    #: Gymnasium id of the environment.
     env: str = "worldmodel/TwoRoom-v0"
     #: Held-out tasks: how many, and the seed that they are made from (collection draws from other streams).
     tasks: int = 100
+    #: See tasks.
     tasks_seed: int = 0
     #: Run directory; empty: runs/plan/<hash of the configuration>.
     out: str = ""
     #: Environments at once; outcomes do not depend on it.
-    num_envs: int = 25
+    num_envs: int = 10
     planner: CEMConfig = field(default_factory=CEMConfig)
     cost: GoalCostConfig = field(default_factory=GoalCostConfig)
     mpc: MPCConfig = field(default_factory=MPCConfig)
+    #: Of the planner and of random actions.
     seed: int = 0
     #: auto, cpu or cuda.
     device: str = "auto"

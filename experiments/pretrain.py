@@ -1,7 +1,7 @@
 """Pretrain a video encoder by V-JEPA on the frames of an episode dataset; actions are not looked at.
 
 Example:
-    worldmodel pretrain data=data/two_room loop.steps=1400
+    worldmodel pretrain data=data/two_room loop.steps=600
 """
 
 from dataclasses import asdict, dataclass, field
@@ -29,6 +29,7 @@ class Config:
     data: str = MISSING
     #: Run directory; empty: runs/pretrain/<hash of the configuration>.
     out: str = ""
+    #: Of all that is random: order, masks, weights.
     seed: int = 0
     #: auto, cpu or cuda.
     device: str = "auto"

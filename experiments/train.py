@@ -5,6 +5,7 @@ Example:
     worldmodel train data=data/two_room variant=end_to_end
 """
 
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,6 +50,7 @@ class Config:
     window: int = 4
     #: Share of the episodes that training never sees.
     held_out: float = 0.05
+    #: Of all that is random: order, masks, weights.
     seed: int = 0
     #: auto, cpu or cuda.
     device: str = "auto"
@@ -92,6 +94,7 @@ def run(config: Config) -> Path:
             model, store, held_out, horizon=min(20, int(store.steps[held_out.start :].min()))
         )
         job.finish({"steps": loop.steps, "open_loop": errors})
+        shutil.rmtree(job.path / "latents", ignore_errors=True)  # as large as half the data, and made again in seconds
     job.close()
     return model_path
 

@@ -20,7 +20,7 @@ class CEMConfig:
     """
 
     samples: int = 128  # S, candidates per iteration
-    iterations: int = 3
+    iterations: int = 3  # rounds of drawing and refitting per decision
     elites: int = 24  # the best candidates of an iteration, from which the next one's mean and std are taken
     horizon: int = 12  # L, model steps
     action_block: int = 1  # K, environment actions per model step

@@ -43,6 +43,7 @@ class TubeMaskConfig:
     block_scale: float = 0.15
     #: blocks: smallest and largest ratio of height to width.
     aspect_min: float = 0.75
+    #: See aspect_min.
     aspect_max: float = 1.5
 
     def __post_init__(self) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 class MLPDynamicsConfig:
     """Size of the residual MLP."""
 
+    #: Features of the hidden layers.
     hidden: int = 256
     #: Linear layers, the first and last included.
     layers: int = 3

@@ -12,6 +12,7 @@ class TokenHeadConfig:
 
     #: Features kept of each token.
     per_token: int = 32
+    #: Hidden features of its MLP.
     hidden: int = 256
     #: Features of the latent.
     width: int = 32

@@ -15,9 +15,13 @@ from worldmodel.nn.positions import sincos_3d
 class MaskedPredictorConfig:
     """Size of a masked predictor."""
 
+    #: Features per token; narrower than the encoder.
     width: int = 48
+    #: Transformer blocks.
     depth: int = 2
+    #: Attention heads; must divide the width.
     heads: int = 3
+    #: Hidden features of a block's MLP, as a multiple of the width.
     mlp_ratio: float = 4.0
 
     def __post_init__(self) -> None:

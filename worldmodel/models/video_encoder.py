@@ -23,12 +23,17 @@ class VideoEncoderConfig:
     patch_size: int = 16
     #: Frames per token.
     tubelet: int = 2
+    #: Features per token.
     width: int = 96
+    #: Transformer blocks.
     depth: int = 3
+    #: Attention heads; must divide the width.
     heads: int = 3
+    #: Hidden features of a block's MLP, as a multiple of the width.
     mlp_ratio: float = 4.0
     #: Pixels are normalised as (value / 255 - mean) / std, the same for each channel.
     pixel_mean: float = 0.5
+    #: See pixel_mean.
     pixel_std: float = 0.25
 
     def __post_init__(self) -> None:

@@ -21,8 +21,10 @@ class LatentDynamicsConfig:
     teacher_forcing: float = 1.0
     #: Weight of the loss on predictions from predictions, over all steps of the window.
     rollout: float = 1.0
-    #: Weight of SIGReg on the latents, and how many random directions it takes.
+    #: Weight of SIGReg, which prevents collapse. It pulls the latents towards an isotropic Gaussian of all their
+    #: dimensions; too much of it curls up the few that the world has, and distance stops meaning distance.
     sigreg: float = 0.02
+    #: Random directions of SIGReg.
     directions: int = 64
 
     def __post_init__(self) -> None:

@@ -25,6 +25,7 @@ class MaskedLatentConfig:
     target_norm: str = "layer"
     #: Momentum of the target encoder: linear from the first value to the second over the training.
     ema_start: float = 0.98
+    #: See ema_start.
     ema_end: float = 1.0
 
     def __post_init__(self) -> None:

@@ -23,11 +23,13 @@ from worldmodel.training.schedules import warmup_cosine
 class LoopConfig:
     """How long and how fast to train."""
 
+    #: Optimiser steps.
     steps: int = 1000
     #: Samples per step, over all processes.
     batch_size: int = 32
     #: Peak learning rate of AdamW: linear warm-up, then half a cosine down to lr * final_lr.
     lr: float = 1e-3
+    #: Last learning rate, as a share of lr.
     final_lr: float = 0.01
     #: Share of the steps that warm up.
     warmup: float = 0.05
@@ -37,7 +39,9 @@ class LoopConfig:
     clip_norm: float = 1.0
     #: "fp32", "bf16" (autocast; weights stay float32) or "auto": bf16 where the machine multiplies faster in it.
     precision: str = "auto"
+    #: Steps between rows in metrics.jsonl.
     log_every: int = 20
+    #: Steps between the monitors (spread, rank) in metrics.jsonl.
     monitor_every: int = 200
     #: Seconds between training states on disk. They change nothing but what an interruption costs.
     checkpoint_seconds: float = 20.0

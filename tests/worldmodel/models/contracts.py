@@ -1,9 +1,12 @@
-"""Contracts that every encoder and dynamics must pass; tests call them for each implementation.
+"""Contracts that every encoder, dynamics and objective must pass; tests call them for each implementation.
 
-Add a new encoder or dynamics to the lists in ``test_contracts.py``.
+Add a new one to the lists in ``test_contracts.py``.
 """
 
 from __future__ import annotations
+
+import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -89,3 +92,30 @@ def _check_rollout(dynamics: nn.Module, context: Tensor, past: Tensor, plans: Te
             following = dynamics(tokens, actions)[:, -1:]
             torch.testing.assert_close(rolled[:, candidate, step], following[:, 0], atol=1e-5, rtol=1e-5)
             tokens = torch.cat([tokens, following], dim=1)
+
+
+def check_objective(objective: nn.Module, batch: Any) -> None:
+    """What the training loop relies on."""
+    objective.train()
+    losses = objective(batch)
+    assert losses["loss"].ndim == 0
+    assert all(torch.isfinite(value) for value in losses.values())
+    losses["loss"].backward()
+    trained = [p for p in objective.parameters() if p.requires_grad]
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in trained)
+    assert all(p.grad is None for p in objective.parameters() if not p.requires_grad)
+
+    # The batch decides everything: no hidden generator advances, so a step can be drawn and done again.
+    before = copy.deepcopy(objective.state_dict())
+    first = {name: float(value.detach()) for name, value in objective(batch).items()}
+    objective.load_state_dict(before)
+    assert {name: float(value.detach()) for name, value in objective(batch).items()} == first
+
+    # Monitors leave no trace.
+    objective.eval()
+    before = copy.deepcopy(objective.state_dict())
+    figures = objective.monitor(batch)
+    assert all(isinstance(value, float) for value in figures.values())
+    assert all(torch.equal(value, before[name]) for name, value in objective.state_dict().items())
+    objective.after_step(0.5)
+    objective.after_step(1.0)

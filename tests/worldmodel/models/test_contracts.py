@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from pathlib import Path
 
@@ -9,8 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from worldmodel.masks import TubeMaskConfig, tube_masks
 from worldmodel.models.dynamics import MLPDynamics, MLPDynamicsConfig
+from worldmodel.models.masked_predictor import MaskedPredictor, MaskedPredictorConfig
 from worldmodel.models.video_encoder import VideoEncoder, VideoEncoderConfig
+from worldmodel.models.world_model import WorldModel
+from worldmodel.objectives.base import Batch, Objective
+from worldmodel.objectives.latent_dynamics import LatentDynamics, LatentDynamicsConfig
+from worldmodel.objectives.masked_latent import MaskedLatentConfig, MaskedLatentPrediction
 
 _spec = importlib.util.spec_from_file_location("contracts", Path(__file__).with_name("contracts.py"))
 assert _spec is not None and _spec.loader is not None
@@ -64,6 +71,37 @@ def test_dynamics_contract(kind: str, tokens: int) -> None:
     contracts.check_dynamics(
         dynamics, tokens=tokens, width=5, block=2, action_dim=3, context=1 if kind == "mlp" else 2
     )
+
+
+class FakeObjective(Objective):
+    """Fits one number to the mean pixel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.guess = nn.Parameter(torch.zeros(()))
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        return {"loss": (batch.views[0].float().mean() - self.guess).square()}
+
+
+@pytest.mark.parametrize("kind", ["fake", "v-jepa", "end to end", "frozen"])
+def test_objective_contract(kind: str, tiny_encoder: VideoEncoderConfig, tiny_world_model: WorldModel) -> None:
+    torch.manual_seed(0)
+    clip = torch.randint(0, 256, (4, 4, 3, 32, 32), dtype=torch.uint8)
+    encoder = VideoEncoder(tiny_encoder)
+    masks = (tube_masks(TubeMaskConfig(), encoder.grid, 0, range(4)),)
+    batch = Batch(0, range(4), (clip,), masks, actions=torch.rand(4, 3, 1, 2))
+    objective: Objective = FakeObjective()
+    if kind == "v-jepa":
+        predictor = MaskedPredictor(MaskedPredictorConfig(width=24, heads=2), encoder.grid, encoder.width)
+        objective = MaskedLatentPrediction(encoder, predictor, MaskedLatentConfig())
+    if kind in ("end to end", "frozen"):
+        objective = LatentDynamics(tiny_world_model, LatentDynamicsConfig(), seed=0)
+    if kind == "frozen":
+        tiny_world_model.encoder.requires_grad_(False)
+        with torch.no_grad():
+            batch = dataclasses.replace(batch, views=(tiny_world_model.encoder.encode_steps(clip),))
+    contracts.check_objective(objective, batch)
 
 
 def test_a_dynamics_that_sees_the_future_fails_the_contract() -> None:
