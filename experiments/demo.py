@@ -9,6 +9,7 @@ Example:
 
 import importlib
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -101,10 +102,11 @@ def run(config: Config) -> dict[str, Any]:
         rows.append({"name": stage.name, "what": stage.what, "command": stage.command, "seconds": seconds})
         write_json(out / "stages.json", rows)
         print(f"{stage.name:26} {seconds:6.1f} s   {stage.what}", flush=True)
+    began = time.monotonic()
+    run_stage(Stage("report", "", "report", [f"run={out}"]), out)
+    rows.append({"name": "report", "seconds": time.monotonic() - began})
     summary = summarise(out, rows)
     write_json(out / "summary.json", summary)
-    report = Stage("report", "", "report", [f"run={out}"])
-    run_stage(report, out)
     print_table(out, summary)
     return summary
 

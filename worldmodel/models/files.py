@@ -55,6 +55,10 @@ def read_config(path: Path, kind: str) -> dict[str, Any]:
             f"no model at {path} (config.json is missing); give the directory that training wrote"
         )
     config = read_json(file)
+    if "kind" not in config:
+        raise FileNotFoundError(
+            f"no model at {path} (its config.json is not a model's); give the directory that training wrote"
+        )
     if config.get("format_version") != FORMAT_VERSION:
         raise ValueError(
             f"{file} has format_version {config.get('format_version')}, this version reads {FORMAT_VERSION}"
