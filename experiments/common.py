@@ -22,12 +22,19 @@ from worldmodel.training.run import Run, config_hash
 _NOT_THE_RESULT = ("out", "workers", "device", "threads", "num_envs")
 
 
-def open_run(job: str, config: Any) -> Run:
+def open_run(job: str, config: Any, inputs: dict[str, str] | None = None) -> Run:
     """The run's directory: ``config.out``, or ``runs/<job>/<hash of the configuration>``.
 
     So the same command continues or finds its own run, and another configuration gets another directory.
+
+    Args:
+        job: The job's name.
+        config: Its settings.
+        inputs: Hashes of what it reads. A finished run is not mistaken for one of other data or another model that
+            have taken their place.
     """
     values = {key: value for key, value in dataclasses.asdict(config).items() if key not in _NOT_THE_RESULT}
+    values["inputs"] = inputs or {}
     return Run(config.out or Path("runs") / job / config_hash(values), values)
 
 

@@ -67,10 +67,11 @@ class Config:
 
 def run(config: Config) -> dict[str, Any]:
     """Evaluate the tasks that are missing and return the results."""
-    job = open_run("plan", config)
+    suite = make_suite(config.env, config.tasks, config.tasks_seed)
+    model = directory_hash(Path(config.model)) if config.model else ""
+    job = open_run("plan", config, {"model": model, "suite": suite.hash})
     device = prepare(job, config.device, config.threads)
     policy = make_policy(config, device)
-    suite = make_suite(config.env, config.tasks, config.tasks_seed)
     log = job.path / "tasks.jsonl"
     done = _read_done(log)
     bar = tqdm(
@@ -129,7 +130,7 @@ def write_results(job: Run, config: Config, suite: TaskSuite, tasks: list[dict[s
     successes = sum(task["success"] for task in tasks)
     results = {
         "agent": config.agent,
-        "model": directory_hash(Path(config.model)) if config.model else None,
+        "model": job.config["inputs"]["model"],
         "suite": suite.hash,
         "episodes": len(tasks),
         "successes": successes,

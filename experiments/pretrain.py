@@ -53,7 +53,7 @@ def run(config: Config) -> Path:
     clips = Windows(store, train, config.encoder.frames - 1, stride=config.stride)
     hidden_places(config.mask, config.encoder.grid)
 
-    job = open_run("pretrain", config)
+    job = open_run("pretrain", config, {"data": store.hash})
     model_path = job.path / "model"
     if job.done is None:
         device = prepare(job, config.device, config.threads)

@@ -68,7 +68,8 @@ def run(config: Config) -> Path:
     """Train, or continue training; returns the model directory."""
     store = EpisodeStore(config.data)
     train, held_out = split_episodes(store, config.held_out)
-    job = open_run("train", config)
+    encoder = _encoder_name(config)
+    job = open_run("train", config, {"data": store.hash, "encoder": encoder})
     model_path = job.path / "model"
     if job.done is None:
         device = prepare(job, config.device, config.threads)
@@ -77,7 +78,7 @@ def run(config: Config) -> Path:
         source, array = store, "frames"
         if config.variant != "end_to_end":
             model.encoder.requires_grad_(False)
-            source = cache_latents(model.encoder.eval(), store, job.path / "latents", _encoder_name(config))
+            source = cache_latents(model.encoder.eval(), store, job.path / "latents", encoder)
             array = "tokens"
         windows = Windows(source, train, config.window, array)
         set_statistics(model, windows, store)
@@ -94,7 +95,9 @@ def run(config: Config) -> Path:
             model, store, held_out, horizon=min(20, int(store.steps[held_out.start :].min()))
         )
         job.finish({"steps": loop.steps, "open_loop": errors})
-        shutil.rmtree(job.path / "latents", ignore_errors=True)  # as large as half the data, and made again in seconds
+        shutil.rmtree(
+            job.path / "latents", ignore_errors=True
+        )  # as large as half the data, and made again in seconds
     job.close()
     return model_path
 
@@ -130,8 +133,9 @@ def set_statistics(model: WorldModel, windows: Windows, store: EpisodeStore) -> 
 
 
 def _encoder_name(config: Config) -> str:
-    if config.variant == "untrained":
-        return f"untrained, seed {config.seed}"
+    """Names the weights that the encoder begins with."""
+    if config.variant != "frozen":
+        return f"random weights, seed {config.seed}"
     return f"{config.encoder_weights} {directory_hash(Path(config.encoder_from))}"
 
 

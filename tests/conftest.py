@@ -1,4 +1,4 @@
-"""One torch thread per test process: small tests gain nothing from more, and two beside another busy process are slow."""
+"""One torch thread per test process: small tests gain nothing from more."""
 
 from __future__ import annotations
 

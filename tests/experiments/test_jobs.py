@@ -127,6 +127,28 @@ def test_a_run_with_another_configuration_in_the_same_place_is_refused(
     assert "loop.steps=2, not 3" in capsys.readouterr().err
 
 
+def test_a_finished_evaluation_is_not_taken_for_one_of_another_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same command over a model that had been trained again printed the old model's results."""
+    model = small_model()
+    model.save(tmp_path / "model")
+    command = [
+        "plan",
+        f"model={tmp_path}/model",
+        f"out={tmp_path}/r",
+        "tasks=1",
+        "planner.samples=4",
+        "planner.elites=1",
+    ]
+    assert main(command) == 0
+    with torch.no_grad():
+        model.head.reduce.bias.add_(1.0)
+    model.save(tmp_path / "model")
+    assert main(command) == 2
+    assert "inputs.model=" in capsys.readouterr().err
+
+
 def test_a_checkpoint_of_another_shape_is_refused(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -101,7 +101,15 @@ def from_dict(cls: type[T], values: dict[str, Any], source: str) -> T:
 
 
 def directory_hash(path: Path) -> str:
-    """sha256 over the names and contents of a model directory's weights and configuration."""
+    """sha256 over the names and contents of a model directory's weights and configuration.
+
+    Raises:
+        FileNotFoundError: There is no model.
+    """
+    if not (path / "config.json").is_file():
+        raise FileNotFoundError(
+            f"no model at {path} (config.json is missing); give the directory that training wrote"
+        )
     digest = hashlib.sha256()
     for file in sorted([*path.glob("*.safetensors"), path / "config.json"]):
         digest.update(file.name.encode())

@@ -46,7 +46,7 @@ class Block(nn.Module):
 
 
 def init_transformer(module: nn.Module, blocks: nn.ModuleList) -> None:
-    """V-JEPA's initialisation: normal of std 0.02, biases 0, outputs of block ``i`` (from 1) divided by ``sqrt(2 i)``."""
+    """V-JEPA's initialisation: normal of std 0.02, biases 0, outputs of block ``i`` (from 1) over ``sqrt(2 i)``."""
     for part in module.modules():
         if isinstance(part, nn.Linear):
             nn.init.trunc_normal_(part.weight, std=0.02)

@@ -66,7 +66,8 @@ import sys, os, numpy as np
 from worldmodel.data.episodes import EpisodeWriter
 writer = EpisodeWriter(sys.argv[1], {})
 for index in range(10**6):
-    writer.write(index, {"frames": np.full((4, 3, 64, 64), index % 256, np.uint8), "actions": np.zeros((3, 1, 2), np.float32)})
+    frames = np.full((4, 3, 64, 64), index % 256, np.uint8)
+    writer.write(index, {"frames": frames, "actions": np.zeros((3, 1, 2), np.float32)})
     if index == 3:
         print("go", flush=True)
 """
