@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -13,7 +14,7 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
     """Have ``write`` fill a temporary file beside ``path``, flush it to the disk, then rename it to ``path``.
 
     Raises:
-        OSError: The disk is full or not writable; the message names ``path``, which keeps its old content.
+        OSError: The disk is full or not writable; the error names ``path``, which keeps its old content.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -23,10 +24,10 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
         os.replace(temporary, path)
     except Exception as error:
         temporary.unlink(missing_ok=True)
-        # safetensors reports a full disk as its own exception type, so the text decides as well.
-        if isinstance(error, OSError) or "No space left" in str(error):
-            reason = getattr(error, "strerror", None) or "No space left on device"
-            raise OSError(f"cannot write {path}: {reason}; what was there before is untouched") from error
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        if "No space left" in str(error):  # safetensors reports a full disk as an exception of its own
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         raise
 
 

@@ -171,7 +171,7 @@ def test_a_full_disk_is_one_clear_line(
     monkeypatch.setattr(os, "fsync", full)
     assert main(["collect", "episodes=2", "workers=0", f"out={tmp_path}/d"]) == 2
     printed = capsys.readouterr().err.strip()
-    assert "no space left" in printed.lower()
+    assert f"no space left for {tmp_path}/d" in printed
     assert len(printed.splitlines()) == 1
 
 
