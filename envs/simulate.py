@@ -44,7 +44,7 @@ class SimulatorCost:
 
     Args:
         env_id: a world that is simulated by MuJoCo alone.
-        path: weight of the mean distance over the plan's L model steps.
+        path: weight of the mean distance over the plan's L model steps, in which step t weighs t.
         final: weight of the distance after the last step.
         minimum: weight of the least distance on the way.
         threads: 0 for all cores that this process may use.
@@ -93,7 +93,9 @@ class SimulatorCost:
         """
         goals = np.asarray(goals, dtype=np.float64)
         distances = self.world.distances(self.rollout(states, plans), goals[:, None, None])
-        path, final, least = distances.mean(axis=2), distances[:, :, -1], distances.min(axis=2)
+        weight = np.arange(1, distances.shape[2] + 1)
+        path = distances @ (weight / weight.sum())
+        final, least = distances[:, :, -1], distances.min(axis=2)
         return self.path * path + self.final * final + self.minimum * least
 
     def rollout(self, states: np.ndarray, plans: np.ndarray) -> np.ndarray:

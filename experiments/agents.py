@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from envs.evaluate import Goals, Observation
-from envs.simulate import SimulatorCost
 from planners.base import Bounds, Cost, History
 from planners.cem import CEM, CEMConfig
 from planners.costs import GoalCostConfig, LatentCostFactory
 from planners.mpc import MPCAgent, MPCConfig
 from worldmodel.models.world_model import WorldModel
+
+if TYPE_CHECKING:  # a latent agent needs no simulator installed
+    from envs.evaluate import Goals, Observation
 
 
 class LatentPolicy:
@@ -33,7 +35,7 @@ class LatentPolicy:
 
 
 class SimulatorPolicy:
-    """The same search with the true simulator and the true distance: what planning could reach with a perfect model."""
+    """Searches with the true simulator and the true distance: what planning could reach with a perfect model."""
 
     privileged = True
 
@@ -50,15 +52,26 @@ class SimulatorPolicy:
 def latent_agent(
     model: WorldModel, planner: CEMConfig, cost: GoalCostConfig, mpc: MPCConfig, device: str = "cpu"
 ) -> MPCAgent:
-    """An MPC agent that plans with a world model; usable without gymnasium, see ``MPCAgent``."""
+    """An MPC agent that plans with a world model; usable without gymnasium, see ``MPCAgent``.
+
+    Raises:
+        ValueError: The planner's action block is not the model's.
+    """
     actions = model.config.actions
-    factory = LatentCostFactory(model.to(device).encode, model.rollout, cost, device=device)
+    if planner.action_block != actions.per_step:
+        raise ValueError(
+            f"planner.action_block={planner.action_block}, but the model was trained with {actions.per_step} "
+            f"environment actions per step; set planner.action_block={actions.per_step}"
+        )
+    factory = LatentCostFactory(model.to(device).eval().encode, model.rollout, cost, device=device)
     bounds = Bounds(torch.tensor(actions.low), torch.tensor(actions.high))
     return MPCAgent(CEM(planner), factory, bounds, torch.tensor(actions.mean), torch.tensor(actions.std), mpc)
 
 
 def simulator_agent(env_id: str, planner: CEMConfig, cost: GoalCostConfig, mpc: MPCConfig) -> MPCAgent:
     """The MPC agent with the simulator as its model; observations and goals are states."""
+    from envs.simulate import SimulatorCost
+
     simulator = SimulatorCost(env_id, path=cost.path, final=cost.final, minimum=cost.minimum)
 
     def make_cost(history: History) -> Cost:

@@ -8,7 +8,7 @@ Example:
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from worldmodel.models.world_model import ActionSpec, WorldModel, WorldModelConf
 from worldmodel.objectives.base import Batch
 from worldmodel.objectives.masked_latent import MaskedLatentConfig, MaskedLatentPrediction
 from worldmodel.training.loop import LoopConfig, make_optimizer, train_step
+from worldmodel.training.machine import choose_device
 
 
 @dataclass
@@ -44,7 +45,7 @@ class Config:
     episodes: int = 300
     #: Clips per training step.
     batch_size: int = 32
-    #: auto: cpu, or cuda where there is one.
+    #: auto, cpu or cuda.
     device: str = "cpu"
     #: torch threads; 0: as many as torch finds cores.
     threads: int = 0
@@ -64,6 +65,7 @@ class Config:
 
 def run(config: Config) -> dict[str, Any]:
     """Measure, print a table, and return the figures."""
+    config = replace(config, device=choose_device(config.device))
     if config.threads:
         torch.set_num_threads(config.threads)
     benches = {"collect": bench_collect, "pretrain": bench_pretrain, "plan": bench_plan}

@@ -74,8 +74,6 @@ def main(
             raise
         if os.environ.get(TRACEBACK):
             traceback.print_exc()
-        elif not isinstance(error, UsageError):
-            message += f" ({TRACEBACK}=1 shows the traceback)"
         prefix = f"worldmodel {job}" if job in jobs else "worldmodel"
         print(f"{prefix}: error: {message}", file=sys.stderr)
         return 2
@@ -108,7 +106,10 @@ def _run_job(job: str, args: list[str], jobs: Mapping[str, str], config_module: 
         job_help = _load("experiments.describe").job_help
         print(job_help(job, module.__doc__ or "", settings.config, settings.groups, _width()))
     else:
-        module.run(settings.to_object())
+        result = module.run(settings.to_object())
+        outcome = getattr(module, "outcome", None)
+        if outcome is not None:
+            print(outcome(result))
 
 
 def _load(name: str) -> ModuleType:

@@ -33,6 +33,10 @@ class Config:
     #: Processes; 0 collects in this process. The data are the same for any number.
     workers: int = 2
 
+    def __post_init__(self) -> None:
+        if min(self.episodes, self.steps) < 1 or min(self.seed, self.workers) < 0:
+            raise ValueError("episodes and steps must be at least 1, seed and workers not negative")
+
 
 def run(config: Config) -> EpisodeStore:
     """Collect what is missing and return the dataset."""
@@ -52,6 +56,11 @@ def run(config: Config) -> EpisodeStore:
         job.finish({"episodes": len(store), "frames": int((store.steps + 1).sum()), "hash": store.hash})
     job.close()
     return store
+
+
+def outcome(store: EpisodeStore) -> str:
+    """What the command says at its end."""
+    return f"{len(store)} episodes, {int((store.steps + 1).sum())} frames in {store.path}"
 
 
 if __name__ == "__main__":

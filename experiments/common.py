@@ -35,17 +35,24 @@ def open_run(job: str, config: Any, inputs: dict[str, str] | None = None) -> Run
     """
     values = {key: value for key, value in dataclasses.asdict(config).items() if key not in _NOT_THE_RESULT}
     values["inputs"] = inputs or {}
-    return Run(config.out or Path("runs") / job / config_hash(values), values)
+    path = Path(config.out).expanduser() if config.out else Path("runs") / job / config_hash(values)
+    return Run(path, values)
 
 
 def prepare(run: Run, device: str, threads: int) -> str:
     """Set the number of torch threads, and return the device; both are chosen once per run and recorded.
 
     Raises:
-        ValueError: The device is not there.
+        ValueError: The device is not there, or the run began with another device or number of threads.
     """
-    torch.set_num_threads(run.choose("threads", lambda: threads or torch.get_num_threads()))
-    return run.choose("device", lambda: choose_device(device))
+    count = run.choose("threads", lambda: threads or torch.get_num_threads())
+    chosen = choose_device(run.choose("device", lambda: choose_device(device)))
+    if (threads and threads != count) or device not in ("auto", chosen):
+        raise ValueError(
+            f"{run.path} began with threads={count} device={chosen}; leave both out to continue it"
+        )
+    torch.set_num_threads(count)
+    return chosen
 
 
 def resolve_precision(run: Run, loop: LoopConfig, device: str) -> LoopConfig:
@@ -61,6 +68,8 @@ def split_episodes(store: EpisodeStore, held_out: float) -> tuple[range, range]:
     Raises:
         ValueError: Nothing would be left to train on.
     """
+    if not 0 <= held_out < 1:
+        raise ValueError(f"held_out={held_out} is no share; choose 0 <= held_out < 1")
     count = max(1, round(held_out * len(store)))
     if count >= len(store):
         raise ValueError(f"{store.path} has {len(store)} episodes, too few to hold {count} out; collect more")

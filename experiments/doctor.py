@@ -19,8 +19,8 @@ from experiments.cli import UsageError, check_shadowing, main_for
 from experiments.describe import table
 
 OPTIONAL = {
-    "decord": "a second video reader, with wheels for Linux x86_64 and Windows only; PyAV reads everything",
-    "wandb": "a second place for metrics; every run writes metrics.jsonl",
+    "decord": "a second video reader, not used by a job yet; wheels for Linux x86_64 and Windows only",
+    "wandb": "not used by a job yet; every run writes metrics.jsonl",
 }
 NO_CAMERA = "only MuJoCo worlds seen through GL cameras need it; TwoRoom, the demo and the tests do not"
 CAMERAS = {  # MUJOCO_GL -> what installs it on Debian and Ubuntu

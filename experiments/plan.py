@@ -20,7 +20,7 @@ from experiments.common import open_run, prepare
 from planners.cem import CEMConfig
 from planners.costs import GoalCostConfig
 from planners.mpc import MPCConfig
-from worldmodel.atomic import write_atomic, write_json
+from worldmodel.atomic import write_atomic, write_bytes, write_json
 from worldmodel.models.files import directory_hash
 from worldmodel.models.world_model import WorldModel
 from worldmodel.training.run import Run
@@ -60,7 +60,11 @@ class Config:
         if self.agent not in AGENTS:
             raise ValueError(f"agent={self.agent!r} is unknown; choose one of {', '.join(AGENTS)}")
         if (self.agent == "world_model") != bool(self.model):
-            raise ValueError("model=MODEL_DIRECTORY goes with agent=world_model, and only with it")
+            raise ValueError(
+                "agent=world_model needs model=MODEL_DIRECTORY, which worldmodel train makes"
+                if self.agent == "world_model"
+                else f"agent={self.agent} uses no world model: leave model out"
+            )
         if self.tasks < 1 or self.num_envs < 1:
             raise ValueError("tasks and num_envs must be at least 1")
 
@@ -69,9 +73,9 @@ def run(config: Config) -> dict[str, Any]:
     """Evaluate the tasks that are missing and return the results."""
     suite = make_suite(config.env, config.tasks, config.tasks_seed)
     model = directory_hash(Path(config.model)) if config.model else ""
+    make_policy(config, "cpu")  # says what is wrong before there is a directory
     job = open_run("plan", config, {"model": model, "suite": suite.hash})
-    device = prepare(job, config.device, config.threads)
-    policy = make_policy(config, device)
+    policy = make_policy(config, prepare(job, config.device, config.threads))
     log = job.path / "tasks.jsonl"
     done = _read_done(log)
     bar = tqdm(
@@ -92,6 +96,7 @@ def run(config: Config) -> dict[str, Any]:
         bar.update()
 
     (job.path / "episodes").mkdir(exist_ok=True)
+    suite.save(job.path / "suite.json")
     evaluate(
         suite,
         policy,
@@ -103,6 +108,13 @@ def run(config: Config) -> dict[str, Any]:
     )
     bar.close()
     return write_results(job, config, suite, [done[i] for i in sorted(done)])
+
+
+def outcome(results: dict[str, Any]) -> str:
+    """What the command says at its end."""
+    low, high = results["interval"]
+    reached = f"{results['successes']} of {results['episodes']} goals reached"
+    return f"{reached} (95% interval {low:.0%} to {high:.0%}); {results['path']}"
 
 
 def make_policy(config: Config, device: str) -> Policy:
@@ -146,7 +158,7 @@ def write_results(job: Run, config: Config, suite: TaskSuite, tasks: list[dict[s
     if job.done is None:
         job.finish({"successes": successes, "episodes": len(tasks)})
     job.close()
-    return results
+    return {**results, "path": str(job.path / "results.json")}
 
 
 def save_episode(path: Path, result: TaskResult) -> None:
@@ -168,7 +180,8 @@ def _read_done(path: Path) -> dict[int, dict[str, Any]]:
         return {}
     content = path.read_text()
     whole = content[: content.rfind("\n") + 1]
-    path.write_text(whole)
+    if whole != content:
+        write_bytes(path, whole.encode())
     return {task["id"]: task for task in map(json.loads, whole.splitlines())}
 
 

@@ -45,6 +45,10 @@ class Config:
     objective: MaskedLatentConfig = field(default_factory=MaskedLatentConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
+    def __post_init__(self) -> None:
+        if self.stride < 1:
+            raise ValueError(f"stride={self.stride} must be at least 1")
+
 
 def run(config: Config) -> Path:
     """Train, or continue training; returns the model directory."""
@@ -78,6 +82,7 @@ def run(config: Config) -> Path:
             "encoder": asdict(config.encoder),
             "predictor": asdict(config.predictor),
             "data": store.hash,
+            "held_out": config.held_out,
         }
         save_encoder(
             model_path, parts, settings, f"V-JEPA encoder, {loop.steps} steps on {store.meta['env_id']}.\n"
@@ -85,6 +90,11 @@ def run(config: Config) -> Path:
         job.finish({"steps": loop.steps})
     job.close()
     return model_path
+
+
+def outcome(model: Path) -> str:
+    """What the command says at its end."""
+    return f"encoder in {model}"
 
 
 if __name__ == "__main__":

@@ -33,8 +33,12 @@ def run(config: Config) -> Path:
         "Python": found["python"],
     }
     page, _ = write_report(demo, lambda store: split_episodes(store, held_out), machine)
-    print(f"wrote {page}")
     return page
+
+
+def outcome(page: Path) -> str:
+    """What the command says at its end."""
+    return f"wrote {page}"
 
 
 if __name__ == "__main__":

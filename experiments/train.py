@@ -18,7 +18,7 @@ from worldmodel.data.latents import cache_latents
 from worldmodel.data.windows import Windows
 from worldmodel.evaluation.open_loop import open_loop_errors
 from worldmodel.models.dynamics import MLPDynamicsConfig
-from worldmodel.models.files import directory_hash
+from worldmodel.models.files import directory_hash, read_config
 from worldmodel.models.heads import TokenHeadConfig
 from worldmodel.models.video_encoder import VideoEncoderConfig
 from worldmodel.models.world_model import ActionSpec, WorldModel, WorldModelConfig, load_encoder
@@ -60,54 +60,68 @@ class Config:
     def __post_init__(self) -> None:
         if self.variant not in ("frozen", "untrained", "end_to_end"):
             raise ValueError(f"variant={self.variant!r} is unknown; choose frozen, untrained or end_to_end")
-        if (self.variant == "frozen") != bool(self.encoder_from):
-            raise ValueError("encoder_from=MODEL_DIRECTORY goes with variant=frozen, and only with it")
+        if self.window < 1:
+            raise ValueError(f"window={self.window} must be at least 1")
+        if self.variant == "frozen" and not self.encoder_from:
+            raise ValueError(
+                "variant=frozen needs encoder_from=MODEL_DIRECTORY, which worldmodel pretrain makes; without a "
+                "pretrained encoder choose variant=end_to_end"
+            )
+        if self.variant == "frozen" and self.encoder != VideoEncoderConfig():
+            raise ValueError("encoder.* is given by encoder_from and cannot be set with variant=frozen")
+        if self.variant != "frozen" and self.encoder_from:
+            raise ValueError(f"variant={self.variant} begins with random weights: leave encoder_from out")
 
 
 def run(config: Config) -> Path:
     """Train, or continue training; returns the model directory."""
     store = EpisodeStore(config.data)
     train, held_out = split_episodes(store, config.held_out)
+    Windows(store, train, config.window)  # says now, not after encoding, if episodes are too short
     encoder = _encoder_name(config)
+    model = build(config, store, train)
+
     job = open_run("train", config, {"data": store.hash, "encoder": encoder})
     model_path = job.path / "model"
     if job.done is None:
         device = prepare(job, config.device, config.threads)
         loop = resolve_precision(job, config.loop, device)
-        model = build(config, store).to(device)
-        source, array = store, "frames"
+        model.to(device)
+        windows = Windows(store, train, config.window)
         if config.variant != "end_to_end":
             model.encoder.requires_grad_(False)
-            source = cache_latents(model.encoder.eval(), store, job.path / "latents", encoder)
-            array = "tokens"
-        windows = Windows(source, train, config.window, array)
-        set_statistics(model, windows, store)
+            cache = cache_latents(model.encoder.eval(), store, job.path / "latents", encoder)
+            windows = Windows(cache, train, config.window, "tokens")
+            centre_head(model, windows)
         objective = LatentDynamics(model, config.objective, config.seed).to(device)
-        fit(
-            objective,
-            window_batches(windows, loop.batch_size, config.seed),
-            loop,
-            job,
-            f"world model ({config.variant})",
-        )
+        batches = window_batches(windows, loop.batch_size, config.seed)
+        fit(objective, batches, loop, job, f"world model ({config.variant})")
         model.cpu().eval().save(model_path, f"World model ({config.variant}) of {store.meta['env_id']}.\n")
-        errors = open_loop_errors(
-            model, store, held_out, horizon=min(20, int(store.steps[held_out.start :].min()))
-        )
-        job.finish({"steps": loop.steps, "open_loop": errors})
-        shutil.rmtree(
-            job.path / "latents", ignore_errors=True
-        )  # as large as half the data, and made again in seconds
+        horizon = min(20, int(store.steps[held_out.start :].min()))
+        job.finish({"steps": loop.steps, "open_loop": open_loop_errors(model, store, held_out, horizon)})
+        # The cache is half as large as the data, and made again in seconds.
+        shutil.rmtree(job.path / "latents", ignore_errors=True)
     job.close()
     return model_path
 
 
-def build(config: Config, store: EpisodeStore) -> WorldModel:
-    """The world model before training, with the weights that its variant begins with."""
-    pretrained = (
-        load_encoder(config.encoder_from, config.encoder_weights) if config.variant == "frozen" else None
-    )
-    actions = torch.from_numpy(store.gather("actions"))
+def outcome(model: Path) -> str:
+    """What the command says at its end."""
+    return f"world model in {model}"
+
+
+def build(config: Config, store: EpisodeStore, train: range) -> WorldModel:
+    """The world model before training, with the weights that its variant begins with.
+
+    Raises:
+        ValueError: The encoder was pretrained on episodes that are to be held out here.
+    """
+    size = config.encoder
+    if config.variant == "frozen":
+        check_held_out(config, store)
+        pretrained = load_encoder(config.encoder_from, config.encoder_weights)
+        size = pretrained.config
+    actions = torch.from_numpy(store.gather("actions", train))
     flat = actions.flatten(0, 1)
     spec = ActionSpec(
         low=store.meta["action_low"],
@@ -116,20 +130,34 @@ def build(config: Config, store: EpisodeStore) -> WorldModel:
         mean=flat.mean(dim=0).tolist(),
         std=flat.std(dim=0).tolist(),
     )
-    encoder = pretrained.config if pretrained else config.encoder
     torch.manual_seed(config.seed)
-    model = WorldModel(WorldModelConfig(encoder, config.head, config.dynamics, spec, store.meta["env_id"]))
-    if pretrained:
+    env_id, fps = store.meta["env_id"], float(store.meta.get("fps") or 0)
+    model = WorldModel(WorldModelConfig(size, config.head, config.dynamics, spec, env_id, fps))
+    if config.variant == "frozen":
         model.encoder.load_state_dict(pretrained.state_dict())
     model.dynamics.set_statistics(actions)
     return model
 
 
-def set_statistics(model: WorldModel, windows: Windows, store: EpisodeStore) -> None:
-    """Centre the head on the frozen encoder's tokens; end to end the tokens still change, and are left as they are."""
-    if windows.array == "tokens":
-        sample = range(0, len(windows), max(1, len(windows) // 4096))
-        model.head.set_statistics(torch.from_numpy(windows.frames(list(sample))[:, 0]))
+def check_held_out(config: Config, store: EpisodeStore) -> None:
+    """See that what is held out here was held out in the encoder's pretraining too, if that was on the same data.
+
+    Raises:
+        ValueError: It was not.
+    """
+    pretraining = read_config(Path(config.encoder_from), "video_encoder")
+    seen = pretraining.get("held_out")
+    if pretraining.get("data") == store.hash and seen is not None and seen < config.held_out:
+        raise ValueError(
+            f"held_out={config.held_out}, but the encoder {config.encoder_from} was pretrained on all but {seen} of "
+            f"these episodes; use held_out={seen} at most"
+        )
+
+
+def centre_head(model: WorldModel, windows: Windows) -> None:
+    """Centre the head on a frozen encoder's tokens. End to end they still change, and are left as they are."""
+    sample = range(0, len(windows), max(1, len(windows) // 4096))
+    model.head.set_statistics(torch.from_numpy(windows.frames(list(sample))[:, 0]))
 
 
 def _encoder_name(config: Config) -> str:

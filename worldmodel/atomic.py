@@ -18,10 +18,14 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # what the user's umask gives; safetensors would leave 0600
         write(temporary)
+        temporary.chmod(mode)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        _sync_directory(path.parent)
     except Exception as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
@@ -29,6 +33,16 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
         if "No space left" in str(error):  # safetensors reports a full disk as an exception of its own
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         raise
+
+
+def _sync_directory(path: Path) -> None:
+    """Flush a rename to the disk, where the system can."""
+    if os.name == "posix":
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

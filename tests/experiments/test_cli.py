@@ -98,9 +98,9 @@ def test_bad_settings_are_one_line(
     [
         (
             "burnt",
-            "the loaf is burnt; bake for less than 50 minutes (WORLDMODEL_TRACEBACK=1 shows the traceback)",
+            "the loaf is burnt; bake for less than 50 minutes",
         ),
-        ("lost", "data/flour: No such file or directory (WORLDMODEL_TRACEBACK=1 shows the traceback)"),
+        ("lost", "data/flour: No such file or directory"),
         ("worker", "Broken pipe"),
         ("full", "no space left for runs/loaf; free some"),
         ("wrapped", "no space left; free some"),

@@ -95,9 +95,11 @@ def test_killed_and_interrupted_anywhere_it_ends_with_the_same_bits(
         if number == signal.SIGINT and process.returncode:
             assert process.returncode == 130, text
             assert "run the same command again to continue" in text
+    first = (out / "data/episodes/000000.safetensors").stat().st_mtime_ns
     process = start(out)
     text, _ = process.communicate(timeout=300)
     assert process.returncode == 0, text
+    assert (out / "data/episodes/000000.safetensors").stat().st_mtime_ns == first
     ours, wanted = fingerprint(out), fingerprint(whole[0])
     # The runs name their own directories (data=, model=), nothing else may differ.
     assert ours.keys() == wanted.keys()
@@ -107,8 +109,10 @@ def test_killed_and_interrupted_anywhere_it_ends_with_the_same_bits(
 
 def test_a_finished_demo_does_nothing_when_run_again(whole: tuple[Path, str]) -> None:
     out, _ = whole
-    before = {file: file.stat().st_mtime_ns for file in out.rglob("*.safetensors")}
+    parts = ("*.safetensors", "*.npz", "tasks.jsonl", "metrics.jsonl", "done.json")
+    files = [file for pattern in parts for file in out.rglob(pattern)]
+    before = {file: file.stat().st_mtime_ns for file in files}
     process = start(out)
     text, _ = process.communicate(timeout=120)
     assert process.returncode == 0, text
-    assert {file: file.stat().st_mtime_ns for file in out.rglob("*.safetensors")} == before
+    assert {file: file.stat().st_mtime_ns for file in files} == before

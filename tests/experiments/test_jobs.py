@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,12 +80,74 @@ def test_outcomes_do_not_depend_on_how_many_are_planned_at_once() -> None:
     assert outcomes(1) == outcomes(3) == outcomes(5)
 
 
-def test_held_out_tasks_are_not_in_the_data(data: Path) -> None:
-    from worldmodel.data.episodes import EpisodeStore
+def test_tasks_and_data_are_drawn_from_different_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No seed that collection can be given draws what the tasks were drawn from."""
+    import envs.collect
+    import envs.task
+    from envs.seeding import keyed_rng
 
-    starts = {EpisodeStore(data)[i]["states"][:1].tobytes() for i in range(8)}
-    suite = make_suite(ENV, 50, seed=0)
-    assert not starts & {task.start[None].tobytes() for task in suite}
+    drawn: dict[str, set[str]] = {}
+
+    def spy(module: Any, name: str) -> None:
+        def keyed(stream: str, *key: int) -> np.random.Generator:
+            drawn.setdefault(name, set()).add(stream)
+            return keyed_rng(stream, *key)
+
+        monkeypatch.setattr(module, "keyed_rng", keyed)
+
+    spy(envs.collect, "data")
+    spy(envs.task, "tasks")
+    list(envs.collect.collect(ENV, 1, 3, seed=0))
+    make_suite(ENV, 3, seed=0)
+    assert drawn == {"data": {"collect"}, "tasks": {"tasks"}}
+    draws = [keyed_rng(stream, 0, i).integers(2**63) for stream in ("collect", "tasks") for i in range(200)]
+    assert len(set(draws)) == 400
+
+
+def test_an_interrupted_evaluation_plays_only_the_tasks_that_are_missing(tmp_path: Path) -> None:
+    small_model().save(tmp_path / "model")
+    small = [f"model={tmp_path}/model", "tasks=3", "num_envs=1", "planner.samples=8", "planner.elites=2"]
+    assert main(["plan", *small, f"out={tmp_path}/whole"]) == 0
+    assert main(["plan", *small, f"out={tmp_path}/parts"]) == 0
+    log = tmp_path / "parts/tasks.jsonl"
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text(lines[0] + lines[1][:20])  # killed while it wrote the second task
+    (tmp_path / "parts/done.json").unlink()
+    (tmp_path / "parts/results.json").unlink()
+    first = (tmp_path / "parts/episodes/0000.npz").stat().st_mtime_ns
+    assert main(["plan", *small, f"out={tmp_path}/parts"]) == 0
+    assert (tmp_path / "parts/episodes/0000.npz").stat().st_mtime_ns == first
+
+    def outcomes(name: str) -> list[dict[str, Any]]:
+        tasks = json.loads((tmp_path / name / "results.json").read_text())["tasks"]
+        return [{k: v for k, v in task.items() if k != "seconds_per_decision"} for task in tasks]
+
+    assert outcomes("parts") == outcomes("whole")
+
+
+def test_episodes_that_pretraining_saw_cannot_be_held_out_later(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["pretrain", f"data={data}", f"out={tmp_path}/p", "loop.steps=1", "loop.batch_size=2"]) == 0
+    command = [
+        "train",
+        f"data={data}",
+        f"out={tmp_path}/t",
+        f"encoder_from={tmp_path}/p/model",
+        "held_out=0.5",
+    ]
+    assert main(command) == 2
+    assert "use held_out=0.05 at most" in capsys.readouterr().err
+
+
+def test_a_run_keeps_the_threads_that_it_began_with(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["plan", "agent=noop", "tasks=1", f"out={tmp_path}/r"]
+    assert main([*command, "threads=1"]) == 0
+    assert main(command) == 0
+    assert main([*command, "threads=2"]) == 2
+    assert "began with threads=1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -97,10 +161,14 @@ def test_held_out_tasks_are_not_in_the_data(data: Path) -> None:
         ("pretrain data={data} out={tmp}/p encoder.frames=64", "no episode has the 63 steps"),
         ("pretrain data={data} out={tmp}/p encoder.heads=5", "encoder.heads=5 must divide"),
         ("pretrain out={tmp}/p", "data"),
-        ("train data={data} out={tmp}/t", "encoder_from=MODEL_DIRECTORY"),
+        ("train data={data} out={tmp}/t", "variant=frozen needs encoder_from"),
+        ("train data={data} out={tmp}/t variant=end_to_end window=60", "no episode has the 60 steps"),
+        ("train data={data} out={tmp}/t variant=end_to_end held_out=1.5", "held_out=1.5 is no share"),
+        ("train data={data} out={tmp}/t variant=end_to_end loop.lr=1e30", "the loss is not finite"),
+        ("collect episodes=0 out={tmp}/d", "episodes and steps must be at least 1"),
         ("train data={data} out={tmp}/t encoder_from={tmp}/nowhere", "no model at"),
         ("train data={data} out={tmp}/t variant=end_to_end device=tpu", "device='tpu'"),
-        ("plan out={tmp}/r", "model=MODEL_DIRECTORY"),
+        ("plan out={tmp}/r", "needs model=MODEL_DIRECTORY"),
         ("plan out={tmp}/r model={data}", "no model at"),
         ("plan out={tmp}/r agent=random planner.elites=500", "elites"),
         ("plan out={tmp}/r agent=magic", "agent='magic' is unknown"),

@@ -20,6 +20,7 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,7 @@ class EpisodeStore:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         if not (self.path / "meta.json").is_file():
             raise FileNotFoundError(
                 f"no dataset at {self.path} (meta.json is missing); make one with: worldmodel collect"
@@ -136,9 +137,11 @@ class EpisodeStore:
         )
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def gather(self, name: str) -> np.ndarray:
-        """One array of all episodes, concatenated over time (copied into memory)."""
-        return np.concatenate([self[i][name][:] for i in range(len(self))])
+    def gather(self, name: str, positions: Iterable[int] | None = None) -> np.ndarray:
+        """One array of the episodes at these positions (all by default), concatenated over time, in memory."""
+        return np.concatenate(
+            [self[i][name][:] for i in (range(len(self)) if positions is None else positions)]
+        )
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,8 @@ class StoredArray:
         return self.shape[0]
 
     def __getitem__(self, rows: slice) -> np.ndarray:
+        if not isinstance(rows, slice):
+            raise TypeError(f"a stored array is read by slices of rows, [a:b] or [:], not by [{rows!r}]")
         start, stop, step = rows.indices(self.shape[0])
         if step < 1:
             raise ValueError(f"rows of {self.path} are read forwards; the slice has step {step}")

@@ -1,6 +1,6 @@
 """Action-conditioned predictors of the next latent.
 
-Every dynamics keeps this contract, tested in ``tests/models/dynamics_contract.py``:
+Every dynamics keeps this contract, tested in ``tests/worldmodel/models/contracts.py``:
 
 - ``forward(tokens (B, T, N, D), actions (B, T, K, A)) -> (B, T, N, D)``: teacher forcing. Row ``t`` predicts the step
   after ``tokens[:, t]``, and depends on no later token or action.
@@ -54,7 +54,7 @@ class MLPDynamics(nn.Module):
     @torch.no_grad()
     def set_statistics(self, actions: Tensor) -> None:
         """Take mean and std of the actions from a sample ``(..., A)`` of training data."""
-        flat = actions.reshape(-1, actions.shape[-1]).float()
+        flat = actions.reshape(-1, actions.shape[-1]).float().to(self.action_mean.device)
         self.action_mean.copy_(flat.mean(dim=0))
         self.action_std.copy_(flat.std(dim=0).clamp_min(1e-6))
 

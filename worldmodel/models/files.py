@@ -50,15 +50,9 @@ def read_config(path: Path, kind: str) -> dict[str, Any]:
         ValueError: It is of another kind or format version.
     """
     file = path / "config.json"
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"no model at {path} (config.json is missing); give the directory that training wrote"
-        )
-    config = read_json(file)
+    config = read_json(file) if file.is_file() else {}
     if "kind" not in config:
-        raise FileNotFoundError(
-            f"no model at {path} (its config.json is not a model's); give the directory that training wrote"
-        )
+        raise _no_model(path)
     if config.get("format_version") != FORMAT_VERSION:
         raise ValueError(
             f"{file} has format_version {config.get('format_version')}, this version reads {FORMAT_VERSION}"
@@ -97,6 +91,11 @@ def from_dict(cls: type[T], values: dict[str, Any], source: str) -> T:
         raise ValueError(
             f"{source}: {cls.__name__} has no key {', '.join(unknown)}; it has {', '.join(sorted(names))}"
         )
+    missing = sorted(names - values.keys())
+    if missing:
+        raise ValueError(
+            f"{source}: {cls.__name__} lacks the key {', '.join(missing)}; copy or train the model again"
+        )
     return cls(**values)
 
 
@@ -107,11 +106,17 @@ def directory_hash(path: Path) -> str:
         FileNotFoundError: There is no model.
     """
     if not (path / "config.json").is_file():
-        raise FileNotFoundError(
-            f"no model at {path} (config.json is missing); give the directory that training wrote"
-        )
+        raise _no_model(path)
     digest = hashlib.sha256()
     for file in sorted([*path.glob("*.safetensors"), path / "config.json"]):
         digest.update(file.name.encode())
         digest.update(file.read_bytes())
     return digest.hexdigest()
+
+
+def _no_model(path: Path) -> FileNotFoundError:
+    if (path / "model" / "config.json").is_file():
+        return FileNotFoundError(f"{path} is a run, not a model; give {path / 'model'}")
+    return FileNotFoundError(
+        f"no model at {path} (no config.json of one there); give the directory that training wrote"
+    )

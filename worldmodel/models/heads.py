@@ -46,6 +46,7 @@ class TokenHead(nn.Module):
     @torch.no_grad()
     def set_statistics(self, tokens: Tensor) -> None:
         """Take the tokens' mean per position, and one scale for all, from a sample ``(L, N, D)`` of training data."""
+        tokens = tokens.to(self.token_mean.device)
         self.token_mean.copy_(tokens.mean(dim=0))
         self.token_scale.copy_((tokens - self.token_mean).std().clamp_min(1e-6))
 

@@ -1,6 +1,6 @@
 """A world model: encoder, head and dynamics, with all that is needed to use them on a robot."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,8 @@ class WorldModelConfig:
     actions: ActionSpec = field(default_factory=ActionSpec)
     #: The environment that the data came from.
     env_id: str = ""
+    #: Environment steps per second of the data; 0 if it does not say.
+    fps: float = 0.0
 
 
 class WorldModel(nn.Module):
@@ -54,16 +56,22 @@ class WorldModel(nn.Module):
         actions = config.actions
         self.dynamics = MLPDynamics(config.dynamics, 1, config.head.width, actions.per_step, actions.dim)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
         """Latents of frames: ``(E, C, H, W)`` to ``(E, N, Z)``, or ``(B, T, C, H, W)`` to ``(B, T, N, Z)``."""
         steps = frames if frames.ndim == 5 else frames[:, None]
         latents = self.head(self.encoder.encode_steps(steps))
         return latents if frames.ndim == 5 else latents[:, 0]
 
-    @torch.inference_mode()
+    def predict(self, latents: Tensor, actions: Tensor) -> Tensor:
+        """The next latents ``(B, T, N, Z)`` after each of ``latents (B, T, N, Z)`` and ``actions (B, T, K, A)``."""
+        return self.dynamics(latents, actions)
+
     def rollout(self, context: Tensor, past_actions: Tensor, plans: Tensor) -> Tensor:
-        """Imagined latents ``(E, S, L, N, Z)`` after each action of each plan; see ``worldmodel.models.dynamics``."""
+        """Imagined latents ``(E, S, L, N, Z)`` after each action of each plan; see ``worldmodel.models.dynamics``.
+
+        Gradients flow to the plans where they ask for them.
+        """
         return self.dynamics.rollout(context, past_actions, plans)
 
     def save(self, path: str | Path, card: str = "") -> None:
@@ -90,12 +98,14 @@ class WorldModel(nn.Module):
 
 
 def _config(values: dict[str, Any], source: str) -> WorldModelConfig:
-    return WorldModelConfig(
+    values = {key: value for key, value in values.items() if key not in ("format_version", "kind", "parts")}
+    config = from_dict(WorldModelConfig, values, source)
+    return replace(
+        config,
         encoder=from_dict(VideoEncoderConfig, values["encoder"], source),
         head=from_dict(TokenHeadConfig, values["head"], source),
         dynamics=from_dict(MLPDynamicsConfig, values["dynamics"], source),
         actions=from_dict(ActionSpec, values["actions"], source),
-        env_id=values["env_id"],
     )
 
 
@@ -123,6 +133,6 @@ def load_encoder(path: str | Path, weights: str = "ema") -> VideoEncoder:
     if weights not in names:
         raise ValueError(f"weights={weights!r} is unknown; choose 'ema' or 'student'")
     config = read_config(Path(path), "video_encoder")
-    encoder = VideoEncoder(from_dict(VideoEncoderConfig, config["encoder"], f"{path}/config.json"))
+    encoder = VideoEncoder(from_dict(VideoEncoderConfig, config.get("encoder", {}), f"{path}/config.json"))
     load_part(Path(path), names[weights], encoder)
     return encoder.eval()

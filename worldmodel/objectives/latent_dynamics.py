@@ -71,8 +71,8 @@ class LatentDynamics(Objective):
         return {
             "latent_std": float(flat.std(dim=0).mean()),
             "latent_rank": effective_rank(flat),
-            "open_loop_error": float(F.mse_loss(rolled[:, -1], latents[:, -1])),
-            "copy_last_error": float(F.mse_loss(stay[:, -1], latents[:, -1])),
+            "open_loop_error": float(F.mse_loss(rolled[:, -1], latents[:, -1]).sqrt()),
+            "copy_last_error": float(F.mse_loss(stay[:, -1], latents[:, -1]).sqrt()),
         }
 
     def _latents(self, batch: Batch) -> Tensor:

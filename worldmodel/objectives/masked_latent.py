@@ -72,7 +72,8 @@ class MaskedLatentPrediction(Objective):
         tokens = self.target_encoder.encode(clip).float().flatten(1, 2)
         targets = self._targets(clip)
         mean = targets.mean(dim=(0, 1), keepdim=True)
-        baseline = F.l1_loss(mean.expand_as(targets), targets) if self.config.loss == "l1" else targets.var()
+        distance = F.l1_loss if self.config.loss == "l1" else F.mse_loss
+        baseline = distance(mean.expand_as(targets), targets)
         return {**feature_monitors(tokens), "predict_mean_loss": float(baseline)}
 
     @torch.no_grad()

@@ -29,7 +29,7 @@ POLICIES = (
         "untrained_encoder", "Untrained encoder", "control: the same on a frozen encoder with random weights"
     ),
     Kind("end_to_end", "End to end", "encoder, head and predictor learn together from pixels"),
-    Kind("simulator", "True simulator", "the same search, with the true simulator and the true distance"),
+    Kind("simulator", "True simulator", "a smaller search, with the true simulator and the true distance"),
     Kind("random", "Random actions", "control: no plan"),
     Kind("noop", "No action", "control: the ball stays"),
 )

@@ -44,13 +44,20 @@ def _pretraining(ours: Results, control: Results, floor: Results | None) -> str:
     text = f"With an encoder that was never trained, the same agent reaches {_count(control)}"
     if floor is not None and overlap(ours, floor) and overlap(control, floor):
         return f"{text}, which is not clearly better than chance either, so nothing can be said about pretraining."
-    if overlap(ours, control):
-        return f"{text}: the 95% intervals overlap, so this toy world does not need pretraining."
-    if ours["interval"][0] > control["interval"][1]:
-        return f"{text}: the 95% intervals do not overlap, so pretraining clearly helps here."
-    return (
-        f"{text}: the pretrained encoder is clearly worse here, and this toy world does not need pretraining."
-    )
+    counts = paired(ours, control)
+    if counts:
+        p = sign_test(*counts)
+        reason, shown = f"paired sign test: p {_p_value(p)}", p < 0.05
+        better = counts[0] > counts[1]
+    else:
+        shown = not overlap(ours, control)
+        reason = f"the 95% intervals {'do not ' if shown else ''}overlap"
+        better = ours["successes"] > control["successes"]
+    if not shown:
+        return f"{text}: on these tasks no difference is shown ({reason}), so here pretraining is not needed."
+    if better:
+        return f"{text}: pretraining clearly helps here ({reason})."
+    return f"{text}: the pretrained encoder is clearly worse here ({reason})."
 
 
 def comparisons(results: dict[str, Results]) -> list[str]:
@@ -76,11 +83,11 @@ def comparisons(results: dict[str, Results]) -> list[str]:
 
 
 def _search(ours: Results, simulator: Results) -> str:
-    text = f"The same search with the true simulator reaches {_count(simulator)}"
+    text = f"A smaller search with the true simulator and the true distance reaches {_count(simulator)}"
     if overlap(ours, simulator):
         return f"{text}; the 95% intervals overlap, so these tasks do not tell the two apart."
     if simulator["interval"][0] > ours["interval"][1]:
-        return f"{text}, so the failures come from the latents and their prediction, and not from the search."
+        return f"{text}, so a search can solve them: what fails lies in the latents, their prediction, or their cost."
     return f"{text}, clearly fewer than the V-JEPA agent."
 
 

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from worldmodel.atomic import write_atomic
 from worldmodel.weights import load_tensors
 
+FORMAT_VERSION = 1
+
 
 def save_training_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
     """Write weights, buffers, optimiser state and the number of finished steps.
@@ -25,7 +27,7 @@ def save_training_state(path: Path, model: nn.Module, optimizer: torch.optim.Opt
     for parameter, state in optimizer.state.items():
         tensors |= {f"optimizer.{names[parameter]}.{key}": value for key, value in state.items()}
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    meta = {"state": json.dumps({"step": step, "format_version": 1})}
+    meta = {"state": json.dumps({"step": step, "format_version": FORMAT_VERSION})}
     write_atomic(path, lambda temporary: save_file(tensors, temporary, metadata=meta))
 
 
@@ -38,6 +40,10 @@ def load_training_state(path: Path, model: nn.Module, optimizer: torch.optim.Opt
     try:
         with safe_open(path, framework="pt") as file:
             state = json.loads(file.metadata()["state"])
+            if state["format_version"] != FORMAT_VERSION:
+                raise ValueError(
+                    f"format_version {state['format_version']}, this version reads {FORMAT_VERSION}"
+                )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, KeyError, ValueError) as error:
         raise ValueError(f"training state {path} is damaged ({error}); delete it to begin again") from error
@@ -47,9 +53,8 @@ def load_training_state(path: Path, model: nn.Module, optimizer: torch.optim.Opt
         prefix = f"optimizer.{name}."
         found = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
         if found:
-            optimizer.state[parameter] = {
-                key: value if key == "step" else value.to(parameter.device) for key, value in found.items()
-            }
+            # A fused AdamW keeps its step counter on the parameter's device too.
+            optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in found.items()}
     return int(state["step"])
 
 

@@ -51,6 +51,10 @@ class LoopConfig:
             raise ValueError(f"loop.precision={self.precision!r} is unknown; choose auto, fp32 or bf16")
         if min(self.steps, self.batch_size, self.log_every, self.monitor_every) < 1 or self.lr <= 0:
             raise ValueError("loop.steps, batch_size, log_every, monitor_every and lr must be positive")
+        if min(self.clip_norm, self.weight_decay, self.checkpoint_seconds) < 0:
+            raise ValueError("loop.clip_norm, weight_decay and checkpoint_seconds must not be negative")
+        if not (0 <= self.warmup <= 1 and 0 <= self.final_lr <= 1):
+            raise ValueError("loop.warmup and loop.final_lr are shares, from 0 to 1")
 
 
 def fit(objective: Objective, draw: Callable[[int], Batch], config: LoopConfig, run: Run, label: str) -> None:
@@ -67,7 +71,7 @@ def fit(objective: Objective, draw: Callable[[int], Batch], config: LoopConfig, 
         label: Stands before the progress bar.
 
     Raises:
-        FloatingPointError: The loss is not finite.
+        ValueError: The loss is not finite, or the training state does not fit.
         KeyboardInterrupt: Interrupted; the state is saved.
     """
     optimizer = make_optimizer(objective, config)
@@ -83,13 +87,14 @@ def fit(objective: Objective, draw: Callable[[int], Batch], config: LoopConfig, 
             batch = draw(step).to(device)
             lr = set_lr(optimizer, config, step)
             values = train_step(objective, optimizer, batch, config)
-            if not math.isfinite(values["loss"]):
+            if not math.isfinite(values["loss"] + values["grad_norm"]):
                 raise _not_finite(values, batch, state)
 
             last = step + 1 == config.steps
-            if step % config.log_every == 0 or last:
+            monitored = step % config.monitor_every == 0 or last
+            if step % config.log_every == 0 or monitored:
                 row: dict[str, Any] = {"step": step, **values, "lr": lr}
-                if step % config.monitor_every == 0 or last:
+                if monitored:
                     row |= monitor(objective, batch)
                 metrics.log(row)
                 bar.set_postfix(loss=f"{values['loss']:.3f}", refresh=False)
@@ -108,18 +113,18 @@ def train_step(
 ) -> dict[str, float]:
     """Forward, backward, optimiser step, EMA; returns the losses and the gradient's norm before clipping.
 
-    Nothing is changed when the loss is not finite: the caller decides.
+    Where loss or gradient are not finite, no weight is changed: the caller decides.
     """
     with torch.autocast(batch.views[0].device.type, torch.bfloat16, enabled=config.precision == "bf16"):
         losses = objective(batch)
     values = {name: float(value.detach()) for name, value in losses.items()}
-    if math.isfinite(values["loss"]):
-        optimizer.zero_grad(set_to_none=True)
-        losses["loss"].backward()
-        norm = torch.nn.utils.clip_grad_norm_(objective.parameters(), config.clip_norm or math.inf)
+    optimizer.zero_grad(set_to_none=True)
+    losses["loss"].backward()
+    norm = torch.nn.utils.clip_grad_norm_(objective.parameters(), config.clip_norm or math.inf)
+    values["grad_norm"] = float(norm)
+    if math.isfinite(values["loss"] + values["grad_norm"]):
         optimizer.step()
         objective.after_step((batch.step + 1) / config.steps)
-        values["grad_norm"] = float(norm)
     return values
 
 
@@ -153,13 +158,13 @@ def monitor(objective: Objective, batch: Batch) -> dict[str, float]:
     return figures
 
 
-def _not_finite(values: dict[str, float], batch: Batch, state: Any) -> FloatingPointError:
+def _not_finite(values: dict[str, float], batch: Batch, state: Any) -> ValueError:
     kept = (
         f"the last good training state is {state}"
         if os.path.exists(state)
         else "no training state was saved yet"
     )
-    return FloatingPointError(
+    return ValueError(
         f"the loss is not finite at step {batch.step} ({values}), samples {batch.ids.start} to {batch.ids.stop - 1}; "
         f"{kept}. Try a lower loop.lr, or loop.precision=fp32"
     )

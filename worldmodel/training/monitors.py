@@ -10,8 +10,10 @@ def effective_rank(features: Tensor) -> float:
     """How many directions the rows of ``features (L, D)`` really use, from 1 to D.
 
     The exponential of the entropy of the centred features' normalised singular values (Roy & Vetterli 2007; RankMe,
-    2210.02885).
+    2210.02885). NaN if a feature is not finite.
     """
+    if not torch.isfinite(features).all():
+        return float("nan")
     centred = (features - features.mean(dim=0)).double()
     values = torch.linalg.eigvalsh(centred.T @ centred).clamp_min(0).sqrt()
     share = values / values.sum().clamp_min(1e-30)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from worldmodel.atomic import read_json, write_json
+from worldmodel.atomic import read_json, write_bytes, write_json
 
 
 def config_hash(config: Any) -> str:
@@ -88,9 +88,8 @@ class Metrics:
 
     def __init__(self, path: Path, resume_step: int = 0) -> None:
         rows = [row for row in read_metrics(path) if row["step"] < resume_step] if path.exists() else []
-        self._file = open(path, "w")  # noqa: SIM115 (closed by close)
-        for row in rows:
-            self.log(row)
+        write_bytes(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+        self._file = open(path, "a")  # noqa: SIM115 (closed by close)
 
     def log(self, row: dict[str, Any]) -> None:
         """Append a row; it has a ``step``."""
@@ -101,9 +100,9 @@ class Metrics:
         self._file.close()
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     """The rows of a ``metrics.jsonl``; a last line that was cut short is left out."""
-    content = path.read_text()
+    content = Path(path).read_text()
     return [json.loads(line) for line in content[: content.rfind("\n") + 1].splitlines()]
 
 

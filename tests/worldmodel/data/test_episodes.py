@@ -29,6 +29,8 @@ def test_what_is_written_is_read(store: EpisodeStore, make_episode: Make, meta: 
             np.testing.assert_array_equal(stored[:], array)
             np.testing.assert_array_equal(stored[2:9:3], array[2:9:3])
             np.testing.assert_array_equal(stored[5:5], array[5:5])
+    with pytest.raises(TypeError, match="read by slices"):
+        store[0]["frames"][3]  # type: ignore[index]
 
 
 def test_more_episodes_than_file_descriptors_can_be_read(tmp_path: Path, make_episode: Make) -> None:

@@ -85,7 +85,9 @@ class FakeObjective(Objective):
 
 
 @pytest.mark.parametrize("kind", ["fake", "v-jepa", "end to end", "frozen"])
-def test_objective_contract(kind: str, tiny_encoder: VideoEncoderConfig, tiny_world_model: WorldModel) -> None:
+def test_objective_contract(
+    kind: str, tiny_encoder: VideoEncoderConfig, tiny_world_model: WorldModel
+) -> None:
     torch.manual_seed(0)
     clip = torch.randint(0, 256, (4, 4, 3, 32, 32), dtype=torch.uint8)
     encoder = VideoEncoder(tiny_encoder)

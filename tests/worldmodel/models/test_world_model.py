@@ -66,6 +66,35 @@ def test_every_missing_unexpected_and_misshapen_tensor_is_reported(
         assert text in str(error.value)
 
 
+def test_no_part_of_a_configuration_is_filled_in_silently(
+    tiny_world_model: WorldModel, tmp_path: Path
+) -> None:
+    """A model whose config.json had lost heads and pixel_mean loaded with the defaults, and saw other things."""
+    tiny_world_model.save(tmp_path)
+    whole = json.loads((tmp_path / "config.json").read_text())
+    for section, key in (("encoder", "heads"), ("actions", "std"), (None, "dynamics")):
+        config = json.loads(json.dumps(whole))
+        del (config[section] if section else config)[key]
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        with pytest.raises(ValueError, match=f"lacks the key {key}"):
+            WorldModel.load(tmp_path)
+
+
+def test_gradients_reach_the_plans(tiny_world_model: WorldModel) -> None:
+    context = tiny_world_model.encode(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))[:, None]
+    plans = torch.zeros(1, 2, 3, 1, 2, requires_grad=True)
+    tiny_world_model.rollout(context, plans[:, 0, :0].detach(), plans).square().sum().backward()
+    assert plans.grad is not None
+    assert (plans.grad[:, :, 0] != 0).any()
+
+
+def test_the_heads_statistics_go_to_its_own_device(tiny_world_model: WorldModel) -> None:
+    """Tokens come from the disk, so from the CPU; a head on a GPU crashed."""
+    head = tiny_world_model.head.to("meta")
+    head.set_statistics(torch.randn(5, 16, 24))
+    assert head.token_mean.device.type == "meta"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -90,7 +119,11 @@ def test_a_missing_model_part_or_damaged_file_is_a_clear_error(
 ) -> None:
     with pytest.raises(FileNotFoundError, match="no model at"):
         WorldModel.load(tmp_path / "nowhere")
+    tiny_world_model.save(tmp_path / "run/model")
+    with pytest.raises(FileNotFoundError, match=r"run is a run, not a model; give .*run/model"):
+        WorldModel.load(tmp_path / "run")
     tiny_world_model.save(tmp_path)
+    assert (tmp_path / "head.safetensors").stat().st_mode == (tmp_path / "config.json").stat().st_mode
     (tmp_path / "head.safetensors").write_bytes(b"\x80\x04not a tensor file")
     with pytest.raises(ValueError, match=r"head.safetensors is damaged"):
         WorldModel.load(tmp_path)

@@ -69,6 +69,20 @@ def test_it_learns_one_batch(tiny_encoder: VideoEncoderConfig) -> None:
     assert losses[-1] < 0.5 * losses[0]
 
 
+@pytest.mark.parametrize("loss", ["l1", "l2"])
+def test_the_baseline_predicts_the_mean_of_each_feature(tiny_encoder: VideoEncoderConfig, loss: str) -> None:
+    """For l2 it was the variance around one number, which stays 1 when all features collapse."""
+    objective, batch = make(tiny_encoder, loss=loss)
+    targets = objective._targets(batch.views[0]).flatten(0, 1)
+    gap = targets - targets.mean(dim=0)
+    wanted = gap.abs().mean() if loss == "l1" else gap.square().mean()
+    assert objective.monitor(batch)["predict_mean_loss"] == pytest.approx(float(wanted), rel=1e-4)
+    with torch.no_grad():
+        objective.target_encoder.norm.weight.zero_()
+        objective.target_encoder.norm.bias.copy_(torch.arange(24.0))
+    assert objective.monitor(batch)["predict_mean_loss"] < 1e-5
+
+
 def test_monitors_see_a_collapsed_encoder(tiny_encoder: VideoEncoderConfig) -> None:
     objective, batch = make(tiny_encoder)
     healthy = objective.monitor(batch)

@@ -38,7 +38,11 @@ class Regression(Objective):
         self.average.weight.lerp_(self.net[0].weight.detach(), 0.1 * progress)
 
 
+DRAWN: list[int] = []
+
+
 def draw(step: int) -> Batch:
+    DRAWN.append(step)
     return Batch(step, range(8), (torch.randn(8, 4, generator=torch.Generator().manual_seed(step)),))
 
 
@@ -68,7 +72,9 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path: Path, monkeypatch:
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "parts", precision="fp32")
     monkeypatch.undo()
+    DRAWN.clear()
     resumed = train(tmp_path / "parts", precision="fp32")
+    assert list(range(13, 30)) == DRAWN  # it went on; beginning again would give the same bits
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
     rows = [
@@ -139,8 +145,32 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_samples(
         "forward",
         lambda self, batch: {"loss": self.net[0].weight.sum() * (float("nan") if batch.step == 4 else 1)},
     )
-    with pytest.raises(FloatingPointError, match=r"step 4 .* samples 0 to 7; no training state"):
+    with pytest.raises(ValueError, match=r"step 4 .* samples 0 to 7; no training state"):
         train(tmp_path, precision="fp32")
+
+
+@pytest.mark.parametrize("step", [4, 29])
+def test_gradients_that_are_not_finite_stop_before_they_reach_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """A finite loss with NaN gradients made all weights NaN, saved them, and ended without an error."""
+
+    def forward(self: Regression, batch: Batch) -> dict[str, Tensor]:
+        loss = self.net[0].weight.square().sum()
+        bad = (self.net[0].weight[0, 0] * 0).sqrt()  # 0, with an infinite slope
+        return {"loss": loss + bad if batch.step == step else loss}
+
+    monkeypatch.setattr(Regression, "forward", forward)
+    with pytest.raises(ValueError, match=f"not finite at step {step}"):
+        train(tmp_path, precision="fp32", checkpoint_seconds=0.0)
+    objective = Regression()
+    assert (
+        load_training_state(
+            tmp_path / "state.safetensors", objective, make_optimizer(objective, LoopConfig())
+        )
+        == step
+    )
+    assert all(torch.isfinite(p).all() for p in objective.parameters())
 
 
 def test_only_matrices_are_decayed() -> None:
@@ -162,7 +192,17 @@ def test_schedule_values() -> None:
     assert warmup_cosine(0, 10, 1.0, 0) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("bad", [{"steps": 0}, {"lr": 0.0}, {"precision": "fp16"}, {"batch_size": 0}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"steps": 0},
+        {"lr": 0.0},
+        {"precision": "fp16"},
+        {"batch_size": 0},
+        {"clip_norm": -1.0},
+        {"warmup": 2.0},
+    ],
+)
 def test_bad_settings_are_refused(bad: dict) -> None:
     with pytest.raises(ValueError, match="loop"):
         LoopConfig(**bad)
