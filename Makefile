@@ -16,7 +16,7 @@ demo: install ## collect, pretrain, train and plan in a small world; writes a re
 	@$(BIN)/worldmodel demo
 
 test: install ## run the tests
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n auto --dist loadfile
 
 lint: install ## check style, types and who imports whom
 	@$(BIN)/ruff check .
