@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from typing import ClassVar
 
 import av
 import numpy as np
 from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 TEXT_CODECS = ("ansi", "bintext", "xbin", "idf")  # FFmpeg draws text files as video
@@ -31,7 +34,10 @@ class Decoder:
         VideoError: The file is not a video.
     """
 
+    inherited: ClassVar[list[object]] = []
+
     def __init__(self, path: str, threads: int = 1) -> None:
+        self._process = os.getpid()
         try:
             # Only plain files: a damaged or hostile playlist must not reach for the network.
             self.container = av.open(path, options={"protocol_whitelist": "file"}, metadata_errors="replace")
@@ -48,6 +54,7 @@ class Decoder:
         # A picture with a fault in it is an error, instead of being patched up from its neighbours.
         context.options = {"err_detect": "explode"}
         context.thread_type = "AUTO" if threads != 1 else "SLICE"
+        self._reformatter = VideoReformatter()
         self._places = self._known_places()
         self.landed: int | None = None  # pts of the keyframe at which decoding began
         self.faults = 0
@@ -148,10 +155,25 @@ class Decoder:
             self._damaged = False
         return self._damaged
 
+    def rgb(self, frame: VideoFrame) -> np.ndarray:
+        """``(H, W, C)`` uint8, as coded: rotation metadata is not applied."""
+        try:
+            # By default a thread per core, for each frame; and they would be missing behind a fork.
+            picture = self._reformatter.reformat(frame, format="rgb24", threads=1)
+        except TypeError:  # a PyAV in which there is one thread anyway
+            picture = self._reformatter.reformat(frame, format="rgb24")
+        return np.ascontiguousarray(picture.to_ndarray())
+
     def close(self) -> None:
         self.container.close()
 
-
-def rgb(frame: VideoFrame) -> np.ndarray:
-    """``(H, W, C)`` uint8, as coded: rotation metadata is not applied."""
-    return np.ascontiguousarray(frame.to_ndarray(format="rgb24"))
+    def __del__(self) -> None:
+        # Containers refer to themselves, so that without this files would stay open until the next collection.
+        # One that came through a fork must not be closed, or freed: its decoding threads stayed in the parent.
+        container = getattr(self, "container", None)
+        if container is None:
+            return
+        if self._process == os.getpid():
+            container.close()
+        else:
+            Decoder.inherited.append(container)

@@ -19,7 +19,7 @@ from typing import Any
 import av
 
 from worldmodel.atomic import write_bytes
-from worldmodel.data.video_decoder import Decoder, VideoError, rgb
+from worldmodel.data.video_decoder import Decoder, VideoError
 
 FORMAT = 1  # of the cached files; others are made again
 MAX_UNTIMED = 0.05
@@ -120,7 +120,7 @@ def _decode_all(index: VideoIndex, checksums: bool) -> None:
     times = []
     try:
         for count, (frame, damaged) in enumerate(decoder.frames()):
-            crc = zlib.crc32(rgb(frame).data) if checksums else 0
+            crc = zlib.crc32(decoder.rgb(frame).data) if checksums else 0
             address = count if index.counted else frame.pts
             times.append(frame.pts)
             if address is not None:

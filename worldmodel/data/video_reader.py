@@ -10,7 +10,7 @@ import av
 import numpy as np
 from av.video.frame import VideoFrame
 
-from worldmodel.data.video_decoder import Decoder, VideoError, rgb
+from worldmodel.data.video_decoder import Decoder, VideoError
 from worldmodel.data.video_index import VideoIndex
 
 STEP_OVER = 8  # up to so many frames it is cheaper to decode on than to seek
@@ -87,7 +87,7 @@ class Reader:
                 continue
             self.position = self.numbers.get(frame.pts, -1)
             if frame.pts == pts:
-                return None if damaged else rgb(frame)
+                return None if damaged else decoder.rgb(frame)
             late += frame.pts > pts
             if late > GRACE:
                 break
@@ -111,7 +111,7 @@ class Reader:
             if seen >= 0 and not damaged:
                 self.clean.add(seen)
                 if seen == number:
-                    picture = rgb(frame)
+                    picture = decoder.rgb(frame)
             late += frame.pts is not None and frame.pts > pts
             if late > GRACE:
                 break
@@ -124,10 +124,11 @@ class Reader:
         if self.decoder is None or self.position >= number:
             self.close()
             self.stream = self._open().frames()
+        decoder = self._open()
         for frame, damaged in self.stream:
             self.position += 1
             if self.position == number:
-                return None if damaged else rgb(frame)
+                return None if damaged else decoder.rgb(frame)
         self.close()
         return None
 

@@ -12,7 +12,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 
@@ -146,11 +145,9 @@ class _Pool:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.local = threading.local()
-        self.inherited: list[Any] = []
 
     def _mine(self) -> OrderedDict[int, tuple[Video, Reader]]:
         if getattr(self.local, "pid", None) != os.getpid():
-            self.inherited.append(getattr(self.local, "readers", None))
             self.local.pid, self.local.readers = os.getpid(), OrderedDict()
         readers: OrderedDict[int, tuple[Video, Reader]] = self.local.readers
         return readers
