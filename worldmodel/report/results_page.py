@@ -72,12 +72,9 @@ def _videos(run: DemoRun, results: dict[str, dict[str, Any]]) -> Html:
         note = f"{len(cards)} of the {len(solved)} goals that the V-JEPA agent reached."
     else:
         note = "The V-JEPA agent reached no goal; these are attempts."
-    return join(
-        [
-            div("cards", *cards),
-            el("p", {"class": "small cards-note"}, f"{note} Failures: see below."),
-        ]
-    )
+    if 0 < len(solved) < len(tasks):
+        note += " Failures: see below."
+    return join([div("cards", *cards), el("p", {"class": "small cards-note"}, note)])
 
 
 def _episodes(run: DemoRun, policy: str, tasks: list[dict[str, Any]]) -> list[Episode]:
