@@ -11,6 +11,7 @@ import json
 import os
 import stat
 import zlib
+from bisect import bisect_left
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -100,7 +101,7 @@ def build_index(path: str | os.PathLike[str], verify: bool = False) -> VideoInde
     index.pts, index.keyframes = known, sorted(set(index.keyframes))
     # A few packets without a time of their own, or with that of another, are damage; many, the file's kind.
     index.counted = len(known) < (1 - MAX_UNTIMED) * len(times) or not index.keyframes
-    index.damaged = sorted({known.index(time) for time in _repeated(times)}) if not index.counted else []
+    index.damaged = [] if index.counted else sorted({bisect_left(known, time) for time in _repeated(times)})
     if times and (verify or index.counted):
         _decode_all(index, checksums=verify)
     if not index.pts:

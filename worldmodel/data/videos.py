@@ -7,6 +7,7 @@ decoding really began is checked, and a frame that cannot be had exactly is an e
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 import threading
 from collections import OrderedDict
@@ -21,7 +22,7 @@ from worldmodel.data.video_reader import Reader
 
 __all__ = ["FrameError", "Video", "VideoError", "VideoIndex", "build_index", "load_index", "open_video"]
 
-BACKENDS = ("auto", "pyav")
+BACKENDS = ("auto", "pyav", "decord")
 OPEN_FILES = 8  # per process and thread
 
 
@@ -40,7 +41,9 @@ def open_video(
 
     Args:
         path: The file.
-        backend: ``"auto"`` and ``"pyav"`` both use PyAV.
+        backend: ``"auto"`` and ``"pyav"`` both use PyAV. ``"decord"`` implies ``verify``, and uses decord as long as
+            each frame has its checksum, PyAV from the first that has not: decord silently gives wrong frames for
+            open GOPs, MPEG-TS and MPEG-PS.
         verify: Decode the whole file once, unless an earlier call has: the frames that cannot be had are then known
             (``Video.damaged``), and each frame that is read must have its checksum.
         threads: Decoding threads. More than one rarely helps where many workers read.
@@ -54,6 +57,10 @@ def open_video(
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, not {backend!r}")
     if threads < 1:
         raise ValueError(f"threads must be at least 1, not {threads}")
+    if backend == "decord":
+        if importlib.util.find_spec("decord") is None:
+            raise ValueError("decord is not installed; install it, or use backend=pyav")
+        verify = True
     return Video(load_index(path, verify, cache), threads, backend)
 
 

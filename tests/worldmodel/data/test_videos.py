@@ -115,6 +115,26 @@ def test_a_verified_file_gives_the_same_frames(make_video: Callable[[str], Path]
         verified.frames([149, 150])
 
 
+@pytest.mark.parametrize(
+    "name", ["h264_plain.mp4", "h264_open_gop.mp4", "mpeg4_b.avi", "av1.mp4", "h264_stream.ts"]
+)
+def test_decord_is_used_only_while_it_is_right(name: str, make_video: Callable[[str], Path]) -> None:
+    pytest.importorskip("decord")
+    with open_video(make_video(name), backend="decord") as video:
+        for index in np.random.default_rng(0).integers(0, len(video), 40):
+            assert shown(video.frames([index])) == [index]
+        assert shown(video.frames(range(30, 46))) == list(range(30, 46))
+
+
+def test_decord_is_used_where_it_is_right(
+    make_video: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("decord")
+    video = open_video(make_video("h264_plain.mp4"), backend="decord")
+    monkeypatch.setattr("worldmodel.data.video_reader.Reader.read", None)  # of which decord has no need here
+    assert shown(video.frames([80, 7, 8])) == [80, 7, 8]
+
+
 def test_frames_without_times_are_counted(tmp_path: Path) -> None:
     path = encode(tmp_path, Recipe("raw.h264", "libx264", gop=20, options={"bf": "2"}))
     with open_video(path) as video:
@@ -293,11 +313,16 @@ def test_a_lost_frame_costs_one_pass_and_is_remembered(
 # --- processes and threads
 
 
+@pytest.mark.parametrize("options", [{}, {"threads": 2}, {"backend": "decord"}], ids=str)
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_workers_read_the_same_frames(method: str, make_video: Callable[[str], Path]) -> None:
+def test_workers_read_the_same_frames(
+    method: str, options: dict[str, Any], make_video: Callable[[str], Path]
+) -> None:
+    if "backend" in options:
+        pytest.importorskip("decord")
     if method not in multiprocessing.get_all_start_methods():
         pytest.skip(f"this system cannot {method}")
-    with open_video(make_video("h264_open_gop.mp4")) as video:
+    with open_video(make_video("h264_b_gop250.mp4"), **options) as video:
         video.frames([90])  # the container is open, and stands somewhere
         jobs = [[150, 7, 91], list(range(92, 108)), [3]]
         with multiprocessing.get_context(method).Pool(2) as pool:
