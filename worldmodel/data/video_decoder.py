@@ -40,7 +40,9 @@ class Decoder:
         self._process = os.getpid()
         try:
             # Only plain files: a damaged or hostile playlist must not reach for the network.
-            self.container = av.open(path, options={"protocol_whitelist": "file"}, metadata_errors="replace")
+            self.container = av.open(
+                path, container_options={"protocol_whitelist": "file"}, metadata_errors="replace"
+            )
         except (av.FFmpegError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise VideoError(f"{path} cannot be read as a video ({reason}); replace or remove it") from error
@@ -76,6 +78,7 @@ class Decoder:
         """For AVI, which frame begins at which byte, as the table at the file's end says.
 
         Packets of an AVI carry no time: FFmpeg counts them, so behind a lost one every time would be wrong.
+        PyAV before it had ``index_entries`` cannot tell.
         """
         if self.container.format.name != "avi":
             return {}

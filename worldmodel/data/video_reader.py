@@ -178,7 +178,7 @@ class DecordReader(Reader):
                 self.video = decord.VideoReader(self.index.path, num_threads=self.threads)
                 self.trusted = len(self.video) == len(self.index.pts)
             picture = self.video.get_batch([number]).asnumpy()[0] if self.trusted else None
-        except RuntimeError:  # of which decord's own errors are a kind
+        except (decord.DECORDError, RuntimeError):
             picture = None
         self.trusted = picture is not None and self._is_exact(number, np.ascontiguousarray(picture))
         return picture if self.trusted else None

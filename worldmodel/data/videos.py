@@ -18,7 +18,7 @@ import numpy as np
 
 from worldmodel.data.video_decoder import FrameError, VideoError
 from worldmodel.data.video_index import VideoIndex, build_index, load_index
-from worldmodel.data.video_reader import Reader
+from worldmodel.data.video_reader import DecordReader, Reader
 
 __all__ = ["FrameError", "Video", "VideoError", "VideoIndex", "build_index", "load_index", "open_video"]
 
@@ -164,10 +164,9 @@ class _Pool:
         if id(video) not in readers:
             while len(readers) >= self.limit:
                 readers.popitem(last=False)[1][1].close()
-            readers[id(video)] = (
-                video,
-                Reader(video.index, video.threads),
-            )  # keeps the video alive, so that its id stays its own
+            kind = DecordReader if video.backend == "decord" else Reader
+            # With the video, which so stays alive and keeps its id.
+            readers[id(video)] = (video, kind(video.index, video.threads))
         readers.move_to_end(id(video))
         return readers[id(video)][1]
 

@@ -267,6 +267,8 @@ def test_bit_rot_never_shows_outside_the_damaged_part(
     recipe: Recipe, make_video: Callable[[str], Path], tmp_path: Path
 ) -> None:
     path = make_video(recipe.name)
+    if path.suffix == ".avi" and not hasattr(av.stream.Stream, "index_entries"):
+        pytest.skip("this PyAV does not give the table that tells which frame of an AVI was lost")
     original = open_video(path)
     true = original.frames(range(len(original)))
     for number, (fractions, length) in enumerate([((0.5,), 1), ((0.45, 0.5), 200)]):
