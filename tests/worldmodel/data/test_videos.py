@@ -335,6 +335,24 @@ def test_workers_read_the_same_frames(
         assert shown(video.frames([92])) == [92]
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_forked_process_leaves_the_open_file_alone(threads: int, make_video: Callable[[str], Path]) -> None:
+    context = multiprocessing.get_context("fork")
+    with open_video(make_video("h264_b_gop250.mp4"), threads=threads) as video:
+        video.frames([90])
+        ours, theirs = context.Pipe()
+        child = context.Process(target=lambda: theirs.send(shown(video.frames([91, 280, 5]))), daemon=True)
+        child.start()
+        try:
+            assert ours.poll(20), "the child hangs"
+            assert ours.recv() == [91, 280, 5]
+        finally:
+            child.kill()
+            child.join()
+        assert shown(video.frames([92])) == [92]
+
+
 def test_threads_read_the_same_frames(video: Video) -> None:
     jobs = [np.random.default_rng(seed).integers(0, 200, 8).tolist() for seed in range(24)]
     with ThreadPoolExecutor(4) as pool:
