@@ -45,7 +45,9 @@ def test_equals_stepping_the_environment_one_by_one(world, backend, threads):
                     world.step(action)
                 assert np.array_equal(world.get_state(), ends[e, n, step])
                 distances.append(world.distance(world.get_state(), goals[e]))
-            expected = 0.7 * np.average(distances, weights=[1, 2, 3, 4]) + 1.3 * distances[-1] + 0.4 * min(distances)
+            expected = (
+                0.7 * np.average(distances, weights=[1, 2, 3, 4]) + 1.3 * distances[-1] + 0.4 * min(distances)
+            )
             assert costs[e, n] == pytest.approx(expected, rel=1e-12)
 
 
