@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 
-import torch
-
 os.environ["OMP_NUM_THREADS"] = "1"  # for processes that tests start
+os.environ["GOMP_SPINCOUNT"] = "1000"  # as the command line sets it
+
+import torch  # noqa: E402 (the two above are read when it is loaded)
+
 torch.set_num_threads(1)
