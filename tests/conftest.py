@@ -7,6 +7,6 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"  # for processes that tests start
 os.environ["GOMP_SPINCOUNT"] = "1000"  # as the command line sets it
 
-import torch  # noqa: E402 (the two above are read when it is loaded)
+import torch
 
 torch.set_num_threads(1)
