@@ -22,8 +22,12 @@ from types import ModuleType
 
 JOBS: Mapping[str, str] = {
     "demo": "experiments.demo",
+    "index": "experiments.index",
+    "masks": "experiments.masks",
     "collect": "experiments.collect",
     "pretrain": "experiments.pretrain",
+    "probe": "experiments.probe",
+    "example": "experiments.example",
     "train": "experiments.train",
     "plan": "experiments.plan",
     "report": "experiments.report",
