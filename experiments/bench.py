@@ -21,7 +21,7 @@ from planners.cem import CEMConfig
 from planners.costs import GoalCostConfig
 from planners.mpc import MPCConfig
 from worldmodel.atomic import write_json
-from worldmodel.masks import TubeMaskConfig, tube_masks
+from worldmodel.masks import MaskConfig, draw_masks
 from worldmodel.models.masked_predictor import MaskedPredictor, MaskedPredictorConfig
 from worldmodel.models.video_encoder import VideoEncoder, VideoEncoderConfig
 from worldmodel.models.world_model import ActionSpec, WorldModel, WorldModelConfig
@@ -101,8 +101,8 @@ def bench_pretrain(config: Config) -> dict[str, float]:
     clip = torch.randint(
         0, 256, (config.batch_size, size.frames, 3, size.image_size, size.image_size), dtype=torch.uint8
     )
-    mask = tube_masks(TubeMaskConfig(), size.grid, 0, range(config.batch_size))
-    batch = Batch(0, range(config.batch_size), (clip,), (mask,)).to(config.device)
+    masks = draw_masks({"random_tube": MaskConfig()}, size.grid, 0, range(config.batch_size))
+    batch = Batch(0, range(config.batch_size), (clip,), masks).to(config.device)
     figures = {}
     for precision in ("fp32", "bf16"):
         encoder = VideoEncoder(size)

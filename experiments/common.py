@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 
 from worldmodel.data.episodes import EpisodeStore
 from worldmodel.data.windows import Windows
-from worldmodel.masks import Grid, TubeMaskConfig, tube_masks
+from worldmodel.masks import Grid, MaskConfig, draw_masks
 from worldmodel.objectives.base import Batch
 from worldmodel.seeding import KeyedOrder
 from worldmodel.training.loop import LoopConfig
@@ -77,7 +77,7 @@ def split_episodes(store: EpisodeStore, held_out: float) -> tuple[range, range]:
 
 
 def clip_batches(
-    windows: Windows, mask: TubeMaskConfig, grid: Grid, batch_size: int, seed: int
+    windows: Windows, mask: Mapping[str, MaskConfig], grid: Grid, batch_size: int, seed: int
 ) -> Callable[[int], Batch]:
     """A function from the step to its batch of clips with masks."""
     order = KeyedOrder(len(windows), seed)
@@ -85,7 +85,7 @@ def clip_batches(
     def draw(step: int) -> Batch:
         ids = range(step * batch_size, (step + 1) * batch_size)
         clips = torch.from_numpy(windows.frames([order[i] for i in ids]))
-        return Batch(step, ids, views=(clips,), masks=(tube_masks(mask, grid, seed, ids),))
+        return Batch(step, ids, views=(clips,), masks=draw_masks(mask, grid, seed, ids))
 
     return draw
 

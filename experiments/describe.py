@@ -52,9 +52,14 @@ def rows(node: DictConfig, prefix: str = "") -> list[Row]:
 
 
 def _is_section(child: object) -> TypeGuard[DictConfig]:
-    """Whether a value has keys of its own: a dataclass's, not a free dictionary's."""
+    """Whether a value has keys of its own: a dataclass's, or those of named dataclasses; not a free dictionary's."""
     plain = isinstance(child, DictConfig) and not child._is_none() and not child._is_interpolation()
-    return plain and OmegaConf.get_type(child) is not dict
+    return plain and (OmegaConf.get_type(child) is not dict or holds_dataclasses(child))
+
+
+def holds_dataclasses(node: DictConfig) -> bool:
+    """Whether a node is a ``dict[str, SomeDataclass]`` with something in it."""
+    return OmegaConf.get_type(node) is dict and len(node) > 0 and is_dataclass(node._metadata.element_type)
 
 
 def _shown(child: Any) -> str:

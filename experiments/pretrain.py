@@ -13,7 +13,7 @@ from omegaconf import MISSING
 from experiments.common import clip_batches, open_run, prepare, resolve_precision, split_episodes
 from worldmodel.data.episodes import EpisodeStore
 from worldmodel.data.windows import Windows
-from worldmodel.masks import TubeMaskConfig, hidden_places
+from worldmodel.masks import MaskConfig, draw_masks
 from worldmodel.models.masked_predictor import MaskedPredictor, MaskedPredictorConfig
 from worldmodel.models.video_encoder import VideoEncoder, VideoEncoderConfig
 from worldmodel.models.world_model import save_encoder
@@ -41,7 +41,7 @@ class Config:
     held_out: float = 0.05
     encoder: VideoEncoderConfig = field(default_factory=VideoEncoderConfig)
     predictor: MaskedPredictorConfig = field(default_factory=MaskedPredictorConfig)
-    mask: TubeMaskConfig = field(default_factory=TubeMaskConfig)
+    mask: dict[str, MaskConfig] = field(default_factory=dict)
     objective: MaskedLatentConfig = field(default_factory=MaskedLatentConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
@@ -55,7 +55,7 @@ def run(config: Config) -> Path:
     store = EpisodeStore(config.data)
     train, _ = split_episodes(store, config.held_out)
     clips = Windows(store, train, config.encoder.frames - 1, stride=config.stride)
-    hidden_places(config.mask, config.encoder.grid)
+    draw_masks(config.mask, config.encoder.grid, config.seed, range(1))  # impossible masks end here
 
     job = open_run("pretrain", config, {"data": store.hash})
     model_path = job.path / "model"

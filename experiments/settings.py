@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
@@ -23,7 +23,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from experiments.cli import UsageError
-from experiments.describe import Group, rows, type_name
+from experiments.describe import Group, holds_dataclasses, rows, type_name
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,8 @@ def _check_keys(overrides: Iterable[Override], groups: Mapping[str, Group], conf
             if not isinstance(node, DictConfig):
                 raise UsageError(f"unknown key {name}: {'.'.join(path)} is a single value and has no keys")
             keys = [str(key) for key in node]
-            if OmegaConf.get_type(node) is dict:  # a free dictionary: `+` adds to it and `~` takes away
+            free = OmegaConf.get_type(node) is dict  # `+` adds to it and `~` takes away
+            if free and (override.is_add() or override.is_delete() or not holds_dataclasses(node)):
                 break
             if override.is_delete() and len(path) == name.count("."):
                 raise UsageError(f"cannot take {name} away: it is a setting of the job; give it a value")
@@ -234,6 +235,9 @@ def _line(error: BaseException) -> str:
 def _expected(schema: type, path: Sequence[str]) -> str | None:
     kind: Any = schema
     for part in path:
+        if get_origin(kind) is dict:
+            kind = get_args(kind)[1]
+            continue
         if not (isinstance(kind, type) and is_dataclass(kind)):
             return None
         kind = get_type_hints(kind).get(part)

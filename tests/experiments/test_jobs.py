@@ -156,7 +156,10 @@ def test_a_run_keeps_the_threads_that_it_began_with(
         ("collect env=worldmodel/NoRoom-v0 out={tmp}/d", "worldmodel/TwoRoom-v0"),
         ("collect policy=clever out={tmp}/d", "held_direction"),
         ("pretrain data={tmp}/nowhere", "no dataset at"),
-        ("pretrain data={data} out={tmp}/p mask.ratio=0.01", "mask.ratio=0.01 hides 0 of the 16 places"),
+        (
+            "pretrain data={data} out={tmp}/p mask.random_tube.ratio=0.01",
+            "mask.random_tube.ratio=0.01 hides 0 of the 16 places",
+        ),
         ("pretrain data={data} out={tmp}/p encoder.image_size=48", "this encoder takes"),
         ("pretrain data={data} out={tmp}/p encoder.frames=64", "no episode has the 63 steps"),
         ("pretrain data={data} out={tmp}/p encoder.heads=5", "encoder.heads=5 must divide"),

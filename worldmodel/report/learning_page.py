@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from worldmodel.data.episodes import EpisodeStore
-from worldmodel.masks import TubeMaskConfig
+from worldmodel.masks import MaskConfig
 from worldmodel.models.files import from_dict
 from worldmodel.models.world_model import WorldModel, load_encoder
 from worldmodel.report.artefacts import MODELS, DemoRun
@@ -40,7 +40,8 @@ def mask_strip(run: DemoRun, store: EpisodeStore, held_out: range) -> Html:
     encoder = load_encoder(model)
     length, stride = encoder.config.frames, config.get("stride", 1)
     clip = _lively_clip(store, held_out, length, stride)
-    mask = from_dict(TubeMaskConfig, config["mask"], "pretrain/config.json")
+    # Of several masks per clip, the first is shown.
+    mask = from_dict(MaskConfig, next(iter(config["mask"].values())), "pretrain/config.json")
     seen = blank_hidden(clip, mask, encoder.grid, config.get("seed", 0))
     rows = [
         FilmRow("Full clip", "what the target encoder sees", list(clip)),

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from worldmodel.data.episodes import EpisodeStore
-from worldmodel.masks import Grid, TubeMaskConfig, tube_masks
+from worldmodel.masks import Grid, MaskConfig, draw_masks
 from worldmodel.models.video_encoder import VideoEncoder
 from worldmodel.models.world_model import WorldModel
 
@@ -41,8 +41,8 @@ def most_active(
     return sorted(looked, key=lambda i: (-scores[i], i))[:count]
 
 
-def blank_hidden(clip: np.ndarray, mask: TubeMaskConfig, grid: Grid, seed: int) -> np.ndarray:
-    """What the context encoder sees of a clip: the hidden tubes become transparent.
+def blank_hidden(clip: np.ndarray, mask: MaskConfig, grid: Grid, seed: int) -> np.ndarray:
+    """What the context encoder sees of a clip: what is hidden becomes transparent.
 
     Args:
         clip: ``(T, 3, H, W)`` uint8, of ``grid.steps`` tubelets.
@@ -60,8 +60,8 @@ def blank_hidden(clip: np.ndarray, mask: TubeMaskConfig, grid: Grid, seed: int) 
         raise ValueError(
             f"a clip of {len(clip)} frames does not fill {grid.steps} token steps; collect longer episodes"
         )
-    hidden = np.zeros(grid.steps * grid.rows * grid.columns, dtype=bool)
-    hidden[tube_masks(mask, grid, seed, range(1)).target[0].numpy()] = True
+    hidden = np.ones(grid.steps * grid.rows * grid.columns, dtype=bool)
+    hidden[draw_masks({"mask": mask}, grid, seed, range(1))[0].context[0].numpy()] = False
     t, _, height, width = clip.shape
     cells = hidden.reshape(grid.steps, grid.rows, grid.columns)
     cells = cells.repeat(t // grid.steps, axis=0)

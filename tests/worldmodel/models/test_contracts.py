@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from worldmodel.masks import TubeMaskConfig, tube_masks
+from worldmodel.masks import MaskConfig, draw_masks
 from worldmodel.models.dynamics import MLPDynamics, MLPDynamicsConfig
 from worldmodel.models.masked_predictor import MaskedPredictor, MaskedPredictorConfig
 from worldmodel.models.video_encoder import VideoEncoder, VideoEncoderConfig
@@ -91,7 +91,7 @@ def test_objective_contract(
     torch.manual_seed(0)
     clip = torch.randint(0, 256, (4, 4, 3, 32, 32), dtype=torch.uint8)
     encoder = VideoEncoder(tiny_encoder)
-    masks = (tube_masks(TubeMaskConfig(), encoder.grid, 0, range(4)),)
+    masks = draw_masks({"tube": MaskConfig()}, encoder.grid, 0, range(4))
     batch = Batch(0, range(4), (clip,), masks, actions=torch.rand(4, 3, 1, 2))
     objective: Objective = FakeObjective()
     if kind == "v-jepa":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from worldmodel.masks import TubeMaskConfig, tube_masks
+from worldmodel.masks import MaskConfig, draw_masks
 from worldmodel.models.masked_predictor import MaskedPredictor, MaskedPredictorConfig
 from worldmodel.models.video_encoder import VideoEncoder, VideoEncoderConfig
 
@@ -13,7 +13,7 @@ from worldmodel.models.video_encoder import VideoEncoder, VideoEncoderConfig
 def test_hidden_pixels_do_not_reach_the_context_tokens(tiny_encoder: VideoEncoderConfig) -> None:
     encoder = VideoEncoder(tiny_encoder)
     clip = torch.randint(0, 256, (2, 4, 3, 32, 32), dtype=torch.uint8)
-    mask = tube_masks(TubeMaskConfig(ratio=0.5), encoder.grid, 0, range(2))
+    mask = draw_masks({"tube": MaskConfig(ratio=0.5)}, encoder.grid, 0, range(2))[0]
     context = encoder.encode(clip, keep=mask.context)
     other = clip.clone()
     for row in range(2):
@@ -31,7 +31,7 @@ def test_the_predictor_knows_where_it_predicts(tiny_encoder: VideoEncoderConfig)
     predictor = MaskedPredictor(
         MaskedPredictorConfig(width=24, depth=2, heads=2), encoder.grid, encoder.width
     )
-    mask = tube_masks(TubeMaskConfig(), encoder.grid, 0, range(2))
+    mask = draw_masks({"tube": MaskConfig()}, encoder.grid, 0, range(2))[0]
     context = torch.randn(2, mask.context.shape[1], 24)
     predicted = predictor(context, mask.context, mask.target)
     assert predicted.shape == (2, mask.target.shape[1], 24)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from worldmodel.masks import TubeMaskConfig, tube_masks
+from worldmodel.masks import MaskConfig, draw_masks
 from worldmodel.models.masked_predictor import MaskedPredictor, MaskedPredictorConfig
 from worldmodel.models.video_encoder import VideoEncoder, VideoEncoderConfig
 from worldmodel.objectives.base import Batch
@@ -18,7 +18,9 @@ def make(config: VideoEncoderConfig, **settings: object) -> tuple[MaskedLatentPr
     predictor = MaskedPredictor(MaskedPredictorConfig(width=24, heads=2), encoder.grid, encoder.width)
     objective = MaskedLatentPrediction(encoder, predictor, MaskedLatentConfig(**settings))  # type: ignore[arg-type]
     clip = torch.randint(0, 256, (3, 4, 3, 32, 32), dtype=torch.uint8)
-    return objective, Batch(0, range(3), (clip,), (tube_masks(TubeMaskConfig(), encoder.grid, 0, range(3)),))
+    return objective, Batch(
+        0, range(3), (clip,), draw_masks({"tube": MaskConfig()}, encoder.grid, 0, range(3))
+    )
 
 
 @pytest.mark.parametrize("loss", ["l1", "l2"])

@@ -11,7 +11,7 @@ import torch
 
 from worldmodel.atomic import write_json
 from worldmodel.data.episodes import EpisodeStore
-from worldmodel.masks import TubeMaskConfig
+from worldmodel.masks import MaskConfig
 from worldmodel.models.masked_predictor import MaskedPredictor, MaskedPredictorConfig
 from worldmodel.models.video_encoder import VideoEncoder, VideoEncoderConfig
 from worldmodel.models.world_model import WorldModel, save_encoder
@@ -98,7 +98,7 @@ def demo(
     save_encoder(tmp_path / "pretrain" / "model", parts, {"encoder": vars(tiny_encoder)}, "")
     write_json(
         tmp_path / "pretrain" / "config.json",
-        {"mask": vars(TubeMaskConfig()), "seed": 0, "stride": 1, "held_out": 0.2},
+        {"mask": {"random_tube": vars(MaskConfig())}, "seed": 0, "stride": 1, "held_out": 0.2},
     )
     row = {"step": 0, "loss": 0.8, "lr": 1e-3, "token_std": 0.6, "token_rank": 9.0, "clip_rank": 4.0}
     (tmp_path / "pretrain" / "metrics.jsonl").write_text(json.dumps({**row, "predict_mean_loss": 0.7}) + "\n")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from worldmodel.data.episodes import EpisodeStore
-from worldmodel.masks import Grid, TubeMaskConfig
+from worldmodel.masks import Grid, MaskConfig
 from worldmodel.models.video_encoder import VideoEncoder, VideoEncoderConfig
 from worldmodel.models.world_model import WorldModel
 from worldmodel.report.strips import FrameBank, activity, blank_hidden, feature_colors, most_active, spread
@@ -29,7 +29,7 @@ def test_the_most_active_episode_is_the_one_where_most_changes(store: EpisodeSto
 
 def test_hidden_tubes_are_transparent_and_the_rest_is_untouched() -> None:
     clip = np.random.default_rng(0).integers(0, 256, (4, 3, 32, 32), dtype=np.uint8)
-    seen = blank_hidden(clip, TubeMaskConfig(ratio=0.75), Grid(2, 4, 4), seed=3)
+    seen = blank_hidden(clip, MaskConfig(ratio=0.75), Grid(2, 4, 4), seed=3)
     alpha = seen[:, 3]
     assert (seen[:, :3] == clip).all()
     assert (alpha == 0).mean() == 0.75 and set(np.unique(alpha)) == {0, 255}
@@ -37,9 +37,9 @@ def test_hidden_tubes_are_transparent_and_the_rest_is_untouched() -> None:
     assert (
         alpha.reshape(4, 4, 8, 4, 8).max(axis=(2, 4)) == alpha.reshape(4, 4, 8, 4, 8).min(axis=(2, 4))
     ).all(), "whole patches"
-    assert (blank_hidden(clip, TubeMaskConfig(ratio=0.75), Grid(2, 4, 4), seed=4)[:, 3] != alpha).any()
+    assert (blank_hidden(clip, MaskConfig(ratio=0.75), Grid(2, 4, 4), seed=4)[:, 3] != alpha).any()
     with pytest.raises(ValueError, match="does not fill 2 token steps"):
-        blank_hidden(clip[:3], TubeMaskConfig(), Grid(2, 4, 4), seed=3)
+        blank_hidden(clip[:3], MaskConfig(), Grid(2, 4, 4), seed=3)
 
 
 def test_features_are_grey_where_nothing_is_and_coloured_where_the_object_is(
