@@ -12,6 +12,8 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
+from worldmodel.data.tar_shards import locate
+
 TEXT_CODECS = ("ansi", "bintext", "xbin", "idf")  # FFmpeg draws text files as video
 MAX_DEMUX_ERRORS = 8
 
@@ -41,7 +43,9 @@ class Decoder:
         try:
             # Only plain files: a damaged or hostile playlist must not reach for the network.
             self.container = av.open(
-                path, container_options={"protocol_whitelist": "file"}, metadata_errors="replace"
+                locate(path).url,
+                container_options={"protocol_whitelist": "file,subfile"},
+                metadata_errors="replace",
             )
         except (av.FFmpegError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import stat
 import zlib
 from bisect import bisect_left
 from dataclasses import asdict, dataclass, field
@@ -20,6 +19,7 @@ from typing import Any
 import av
 
 from worldmodel.atomic import write_bytes
+from worldmodel.data.tar_shards import Place, locate
 from worldmodel.data.video_decoder import Decoder, VideoError
 
 FORMAT = 1  # of the cached files; others are made again
@@ -77,8 +77,8 @@ def build_index(path: str | os.PathLike[str], verify: bool = False) -> VideoInde
         assert base is not None  # Decoder has seen to it
         index = VideoIndex(
             os.path.abspath(name),
-            status.st_size,
-            status.st_mtime_ns,
+            status.size,
+            status.mtime_ns,
             context.name,
             context.width,
             context.height,
@@ -93,7 +93,7 @@ def build_index(path: str | os.PathLike[str], verify: bool = False) -> VideoInde
                 times.append(packet.pts)
                 if packet.is_keyframe and packet.pts is not None:
                     index.keyframes.append(packet.pts)
-            if len(times) > max(status.st_size, 1):
+            if len(times) > max(status.size, 1):
                 raise VideoError(f"{name} claims more frames than it has bytes; it is damaged, remove it")
     finally:
         decoder.close()
@@ -174,7 +174,7 @@ def load_index(
     status = _status(name)
     place = _cache_file(name, cache)
     cached = _read_cached(place)
-    fresh = cached is not None and (cached.size, cached.mtime_ns) == (status.st_size, status.st_mtime_ns)
+    fresh = cached is not None and (cached.size, cached.mtime_ns) == (status.size, status.mtime_ns)
     if cached is not None and fresh and (cached.verified or not verify):
         return cached
     index = build_index(name, verify)
@@ -206,10 +206,11 @@ def _read_cached(place: Path) -> VideoIndex | None:
         return None  # missing, or not ours to read: made again
 
 
-def _status(path: str) -> os.stat_result:
-    status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
-        raise VideoError(f"{path} is not a regular file; name a video file")
-    if status.st_size == 0:
+def _status(path: str) -> Place:
+    try:
+        place = locate(path)
+    except ValueError as error:
+        raise VideoError(str(error)) from error
+    if place.size == 0:
         raise VideoError(f"{path} is empty; replace or remove it")
-    return status
+    return place

@@ -11,7 +11,7 @@ import importlib.util
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 
 import numpy as np
@@ -40,7 +40,7 @@ def open_video(
     that first reads a frame, so a ``Video`` may be passed to threads, forked and spawned workers.
 
     Args:
-        path: The file.
+        path: The file, or a member of a tar file: ``shard.tar::name``.
         backend: ``"auto"`` and ``"pyav"`` both use PyAV. ``"decord"`` implies ``verify``, and uses decord as long as
             each frame has its checksum, PyAV from the first that has not: decord silently gives wrong frames for
             open GOPs, MPEG-TS and MPEG-PS.
@@ -102,12 +102,34 @@ class Video:
             FrameError: An index is out of range, or its frame cannot be had exactly.
             VideoError: The file has changed since it was opened, or is closed.
         """
+        wanted = list(indices)
+        out = np.empty((len(wanted), 3, self.index.height, self.index.width), dtype=np.uint8)
+        for rows, picture in self._pictures(wanted):
+            out[rows] = picture.transpose(2, 0, 1)
+        return out
+
+    def map(
+        self, indices: Sequence[int] | np.ndarray, work: Callable[[np.ndarray], np.ndarray]
+    ) -> np.ndarray:
+        """What ``work`` makes of each picture ``(H, W, 3)``, stacked; one that is wanted repeatedly is made once.
+
+        To cut and resize one frame after another takes less memory, and less time, than to hold all of them whole.
+
+        Raises:
+            FrameError, VideoError: As for ``frames``.
+        """
+        wanted = list(indices)
+        made: dict[int, np.ndarray] = {}
+        for rows, picture in self._pictures(wanted):
+            made.update(dict.fromkeys(rows, work(picture)))
+        return np.stack([made[row] for row in range(len(wanted))])
+
+    def _pictures(self, wanted: Sequence[int]) -> Iterator[tuple[list[int], np.ndarray]]:
+        """The pictures in the file's order, each with its places in ``wanted``."""
         if self._closed:
             raise VideoError(f"{self.path} is closed; open it again")
-        wanted = [int(index) for index in indices]
-        out = np.empty((len(wanted), 3, self.index.height, self.index.width), dtype=np.uint8)
         rows: dict[int, list[int]] = {}
-        for row, index in enumerate(wanted):
+        for row, index in enumerate(map(int, wanted)):
             if not 0 <= index < len(self):
                 raise FrameError(f"{self.path} has no frame {index}, only 0 to {len(self) - 1}")
             if index in self.damaged:
@@ -119,8 +141,7 @@ class Video:
             if picture is None:
                 self.damaged.add(index)
                 raise self._missing(index)
-            out[rows[index]] = picture.transpose(2, 0, 1)
-        return out
+            yield rows[index], picture
 
     def _missing(self, index: int) -> FrameError:
         return FrameError(
