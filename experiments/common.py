@@ -14,12 +14,21 @@ from worldmodel.data.windows import Windows
 from worldmodel.masks import Grid, MaskConfig, draw_masks
 from worldmodel.objectives.base import Batch
 from worldmodel.seeding import KeyedOrder
+from worldmodel.training.distributed import rank_indices
 from worldmodel.training.loop import LoopConfig
 from worldmodel.training.machine import choose_device, choose_precision
 from worldmodel.training.run import Run, config_hash
 
 #: Keys that say where or how fast to work, not what comes out.
-_NOT_THE_RESULT = ("out", "workers", "device", "threads", "num_envs")
+_NOT_THE_RESULT = ("out", "workers", "device", "threads", "num_envs", "log")
+#: The same in the loop's settings. Processes, micro-batches and compilation change rounding at most.
+_NOT_THE_RESULT_OF_A_LOOP = (
+    "accumulate",
+    "strategy",
+    "compile",
+    "checkpoint_seconds",
+    "checkpoint_steps",
+)
 
 
 def open_run(job: str, config: Any, inputs: dict[str, str] | None = None) -> Run:
@@ -34,9 +43,11 @@ def open_run(job: str, config: Any, inputs: dict[str, str] | None = None) -> Run
             have taken their place.
     """
     values = {key: value for key, value in dataclasses.asdict(config).items() if key not in _NOT_THE_RESULT}
+    if isinstance(values.get("loop"), dict):
+        values["loop"] = {k: v for k, v in values["loop"].items() if k not in _NOT_THE_RESULT_OF_A_LOOP}
     values["inputs"] = inputs or {}
     path = Path(config.out).expanduser() if config.out else Path("runs") / job / config_hash(values)
-    return Run(path, values)
+    return Run(path, values, getattr(config, "log", None))
 
 
 def prepare(run: Run, device: str, threads: int) -> str:
@@ -79,11 +90,11 @@ def split_episodes(store: EpisodeStore, held_out: float) -> tuple[range, range]:
 def clip_batches(
     windows: Windows, mask: Mapping[str, MaskConfig], grid: Grid, batch_size: int, seed: int
 ) -> Callable[[int], Batch]:
-    """A function from the step to its batch of clips with masks."""
+    """A function from the step to this process's part of its batch of clips with masks."""
     order = KeyedOrder(len(windows), seed)
 
     def draw(step: int) -> Batch:
-        ids = range(step * batch_size, (step + 1) * batch_size)
+        ids = rank_indices(step, batch_size)
         clips = torch.from_numpy(windows.frames([order[i] for i in ids]))
         return Batch(step, ids, views=(clips,), masks=draw_masks(mask, grid, seed, ids))
 
@@ -91,11 +102,11 @@ def clip_batches(
 
 
 def window_batches(windows: Windows, batch_size: int, seed: int) -> Callable[[int], Batch]:
-    """A function from the step to its batch of windows with actions."""
+    """A function from the step to this process's part of its batch of windows with actions."""
     order = KeyedOrder(len(windows), seed)
 
     def draw(step: int) -> Batch:
-        ids = range(step * batch_size, (step + 1) * batch_size)
+        ids = rank_indices(step, batch_size)
         items = [order[i] for i in ids]
         views = (torch.from_numpy(windows.frames(items)),)
         return Batch(step, ids, views=views, actions=torch.from_numpy(windows.actions(items)))

@@ -1,22 +1,24 @@
 """The training loop, the same for every objective: batch, objective, step, EMA, log, checkpoint."""
 
-import contextlib
 import math
-import os
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from worldmodel.objectives.base import Batch, Objective
-from worldmodel.training.checkpoint import load_training_state, save_training_state
-from worldmodel.training.run import Metrics, Run
-from worldmodel.training.schedules import warmup_cosine
+from worldmodel.seeding import keyed_rng
+from worldmodel.training.distributed import World, current_world
+from worldmodel.training.interrupt import Interrupted, stop_signals
+from worldmodel.training.monitors import gradient_norms
+from worldmodel.training.parallel import STRATEGIES, Replica, spread, whole
+from worldmodel.training.progress import Progress
+from worldmodel.training.rates import DECAYS, make_optimizer, set_rates
+from worldmodel.training.run import Run
+from worldmodel.training.states import States
+
+__all__ = ["LoopConfig", "fit", "make_optimizer", "monitor", "train_step"]
 
 
 @dataclass
@@ -25,128 +27,177 @@ class LoopConfig:
 
     #: Optimiser steps.
     steps: int = 1000
-    #: Samples per step, over all processes.
+    #: Samples per step, over all processes and micro-batches.
     batch_size: int = 32
-    #: Peak learning rate of AdamW: linear warm-up, then half a cosine down to lr * final_lr.
+    #: Micro-batches per step and process: the same step in less memory (gradient accumulation).
+    accumulate: int = 1
+    #: Peak learning rate of AdamW: linear warm-up, then a decay down to lr * final_lr.
     lr: float = 1e-3
+    #: Learning rate that the warm-up begins at, as a share of lr.
+    start_lr: float = 0.0
     #: Last learning rate, as a share of lr.
     final_lr: float = 0.01
     #: Share of the steps that warm up.
     warmup: float = 0.05
+    #: After the warm-up: cosine, linear or constant.
+    decay: str = "cosine"
     #: Weight decay of matrices; biases, norms and other vectors are not decayed.
     weight_decay: float = 0.04
+    #: Last weight decay, as a multiple of weight_decay, reached by half a cosine; 1 keeps it constant.
+    final_weight_decay: float = 1.0
+    #: Schedules (learning rate, weight decay, EMA) are laid out for this times the steps, and cut off. V-JEPA: 1.25.
+    stretch: float = 1.0
+    #: AdamW's decay rates of the gradient's mean and square.
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    #: AdamW's epsilon.
+    eps: float = 1e-8
     #: Largest norm of the gradient; 0 turns clipping off.
     clip_norm: float = 1.0
     #: "fp32", "bf16" (autocast; weights stay float32) or "auto": bf16 where the machine multiplies faster in it.
     precision: str = "auto"
+    #: With several processes: ddp (each holds all weights) or fsdp (each holds its share of weights and moments).
+    strategy: str = "ddp"
+    #: Compile the transformer blocks (torch.compile): a slower start, faster steps.
+    compile: bool = False
     #: Steps between rows in metrics.jsonl.
     log_every: int = 20
     #: Steps between the monitors (spread, rank) in metrics.jsonl.
     monitor_every: int = 200
-    #: Seconds between training states on disk. They change nothing but what an interruption costs.
+    #: Seconds between training states on disk, more where saving is slow. They change nothing but what an interruption
+    #: costs.
     checkpoint_seconds: float = 20.0
+    #: Steps between training states, besides those by time; 0: by time only.
+    checkpoint_steps: int = 0
 
     def __post_init__(self) -> None:
         if self.precision not in ("auto", "fp32", "bf16"):
             raise ValueError(f"loop.precision={self.precision!r} is unknown; choose auto, fp32 or bf16")
-        if min(self.steps, self.batch_size, self.log_every, self.monitor_every) < 1 or self.lr <= 0:
-            raise ValueError("loop.steps, batch_size, log_every, monitor_every and lr must be positive")
-        if min(self.clip_norm, self.weight_decay, self.checkpoint_seconds) < 0:
-            raise ValueError("loop.clip_norm, weight_decay and checkpoint_seconds must not be negative")
-        if not (0 <= self.warmup <= 1 and 0 <= self.final_lr <= 1):
-            raise ValueError("loop.warmup and loop.final_lr are shares, from 0 to 1")
+        if self.strategy not in STRATEGIES:
+            raise ValueError(f"loop.strategy={self.strategy!r} is unknown; choose {' or '.join(STRATEGIES)}")
+        if self.decay not in DECAYS:
+            raise ValueError(f"loop.decay={self.decay!r} is unknown; choose {', '.join(DECAYS)}")
+        counts = (self.steps, self.batch_size, self.log_every, self.monitor_every, self.accumulate)
+        if min(counts) < 1 or self.lr <= 0:
+            raise ValueError(
+                "loop.steps, batch_size, accumulate, log_every, monitor_every and lr must be positive"
+            )
+        limits = (self.clip_norm, self.weight_decay, self.final_weight_decay, self.checkpoint_seconds)
+        if min(*limits, self.checkpoint_steps) < 0:
+            raise ValueError(
+                "loop.clip_norm, weight_decay, final_weight_decay, checkpoint_seconds and checkpoint_steps must not "
+                "be negative"
+            )
+        if not all(0 <= share <= 1 for share in (self.warmup, self.start_lr, self.final_lr)):
+            raise ValueError("loop.warmup, loop.start_lr and loop.final_lr are shares, from 0 to 1")
+        if self.stretch < 1:
+            raise ValueError(f"loop.stretch={self.stretch} must be at least 1")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas) or self.eps <= 0:
+            raise ValueError(
+                "loop.betas are two numbers from 0 up to, not including, 1, and loop.eps is positive"
+            )
 
 
 def fit(objective: Objective, draw: Callable[[int], Batch], config: LoopConfig, run: Run, label: str) -> None:
     """Train ``objective`` for ``config.steps`` steps, or continue where ``run``'s last training state stands.
 
     Given the same configuration, ``draw`` and thread count, an interrupted and resumed run ends with the weights of
-    an uninterrupted one, bit for bit on a CPU. Ctrl-C and SIGTERM save first, then raise.
+    an uninterrupted one, bit for bit on a CPU. Ctrl-C, SIGTERM, SIGUSR1 and SIGUSR2 save first, then raise. Under
+    torchrun (inside ``distributed.processes``) every process calls it, and has the trained weights in the end; it may
+    continue what another number of processes began.
 
     Args:
-        objective: The networks and their loss.
-        draw: The batch of a step; depends on nothing but the step.
+        objective: The networks and their loss, on their device.
+        draw: This process's part of a step's batch (see ``rank_indices``); depends on nothing but the step.
         config: Steps, learning rate and so on.
         run: Where state and metrics go.
         label: Stands before the progress bar.
 
     Raises:
-        ValueError: The loss is not finite, or the training state does not fit.
-        KeyboardInterrupt: Interrupted; the state is saved.
+        ValueError: The loss is not finite, the batch cannot be shared, or the training state does not fit.
+        OSError: The state cannot be saved; the previous one stays.
+        Interrupted: A KeyboardInterrupt; the state is saved.
     """
-    optimizer = make_optimizer(objective, config)
-    state = run.path / "state.safetensors"
-    first = load_training_state(state, objective, optimizer) if state.exists() else 0
-    metrics = Metrics(run.path / "metrics.jsonl", resume_step=first)
-    device = next(objective.parameters()).device.type
-    saved = time.monotonic()
-    bar = tqdm(total=config.steps, initial=first, desc=label, unit="step", disable=None, leave=False)
-    with contextlib.closing(metrics), bar, _stop_signal() as stop:
-        objective.train()
+    world = current_world()
+    check_batch(config, world)
+    device = str(next(objective.parameters()).device)
+    replica = spread(objective, config.strategy, config.compile)
+    optimizer = make_optimizer(replica.objective, config)
+    states = States(run, replica, optimizer, config, world)
+    first = states.load()
+    with Progress(run, config, label, first, world) as progress, stop_signals() as stop:
+        replica.objective.train()
         for step in range(first, config.steps):
-            batch = draw(step).to(device)
-            lr = set_lr(optimizer, config, step)
-            values = train_step(objective, optimizer, batch, config)
-            if not math.isfinite(values["loss"] + values["grad_norm"]):
-                raise _not_finite(values, batch, state)
+            batch = world.together(draw, step).to(device)
+            if step == first:
+                progress.announce(replica, batch)
 
             last = step + 1 == config.steps
             monitored = step % config.monitor_every == 0 or last
+            rates = set_rates(optimizer, config, step)
+            values = train_step(replica, optimizer, batch, config, monitored)
+            rows = world.gather([*values.values()])
+            values = {name: _mean(row[i] for row in rows) for i, name in enumerate(values)}
+            if not math.isfinite(values["loss"] + values["grad_norm"]):
+                raise _not_finite(values, rows, batch, world, states)
+
             if step % config.log_every == 0 or monitored:
-                row: dict[str, Any] = {"step": step, **values, "lr": lr}
+                row: dict[str, Any] = {"step": step, **values, **rates}
                 if monitored:
-                    row |= monitor(objective, batch)
-                metrics.log(row)
-                bar.set_postfix(loss=f"{values['loss']:.3f}", refresh=False)
-            bar.update()
-            if last or stop.is_set() or time.monotonic() - saved > config.checkpoint_seconds:
-                save_training_state(state, objective, optimizer, step + 1)
-                run.record_seconds()
-                saved = time.monotonic()
-            if stop.is_set() and not last:
-                raise KeyboardInterrupt
+                    row |= monitor(replica.objective, batch)
+                progress.log(row)
+            progress.advance(values["loss"])
+
+            stopping, due = world.any(stop.is_set(), states.due(step + 1))
+            if last or stopping or due:
+                states.save(step + 1)
+            if stopping and not last:
+                raise Interrupted
+    replica.finish()
     objective.eval()
 
 
 def train_step(
-    objective: Objective, optimizer: torch.optim.Optimizer, batch: Batch, config: LoopConfig
+    replica: Replica | Objective,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    config: LoopConfig,
+    details: bool = False,
 ) -> dict[str, float]:
-    """Forward, backward, optimiser step, EMA; returns the losses and the gradient's norm before clipping.
+    """Forward and backward of each micro-batch, optimiser step, EMA; returns losses and the gradient's norm unclipped.
 
-    Where loss or gradient are not finite, no weight is changed: the caller decides.
+    Where loss or gradient are not finite, no weight is changed: the caller decides. What a network draws at random
+    (drop path) is keyed by the micro-batch's first sample.
+
+    Args:
+        replica: The objective as ``spread`` prepared it, or the objective itself.
+        optimizer: Over the replica's objective.
+        batch: This process's part, on the device.
+        config: The loop's settings.
+        details: Also the norm of each part's gradient.
     """
-    with torch.autocast(batch.views[0].device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-        losses = objective(batch)
-    values = {name: float(value.detach()) for name, value in losses.items()}
+    if not isinstance(replica, Replica):
+        replica = Replica(replica, replica, replica)
+    objective = replica.objective
     optimizer.zero_grad(set_to_none=True)
-    losses["loss"].backward()
+    parts = batch.split(config.accumulate) if config.accumulate > 1 else [batch]
+    kept: list[dict[str, torch.Tensor]] = []
+    for part in parts:
+        torch.manual_seed(int(keyed_rng("step", part.step, part.ids.start).integers(2**63)))
+        with replica.synchronised(part is parts[-1]):
+            with torch.autocast(
+                part.views[0].device.type, torch.bfloat16, enabled=config.precision == "bf16"
+            ):
+                losses = replica.entry(part)
+            (losses["loss"] / len(parts)).backward()
+        kept.append({name: value.detach() for name, value in losses.items()})
+    values = {name: _mean(float(losses[name]) for losses in kept) for name in kept[0]}
+    norms = gradient_norms(objective.parts()) if details else {}
     norm = torch.nn.utils.clip_grad_norm_(objective.parameters(), config.clip_norm or math.inf)
-    values["grad_norm"] = float(norm)
+    values |= {"grad_norm": float(whole(norm)), **norms}
     if math.isfinite(values["loss"] + values["grad_norm"]):
         optimizer.step()
-        objective.after_step((batch.step + 1) / config.steps)
+        objective.after_step((batch.step + 1) / (config.steps * config.stretch))
     return values
-
-
-def make_optimizer(objective: Objective, config: LoopConfig) -> torch.optim.AdamW:
-    """AdamW; weight decay for matrices only, not for vectors (biases, norms) nor mask tokens."""
-    named = [(name, p) for name, p in objective.named_parameters() if p.requires_grad]
-    matrices = [p for name, p in named if p.ndim > 1 and "mask_token" not in name]
-    vectors = [p for name, p in named if p.ndim <= 1 or "mask_token" in name]
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.lr, fused=True)
-
-
-def set_lr(optimizer: torch.optim.Optimizer, config: LoopConfig, step: int) -> float:
-    """Set, and return, the learning rate of a step."""
-    warmup = round(config.warmup * config.steps)
-    lr = warmup_cosine(step, config.steps, config.lr, warmup, config.lr * config.final_lr)
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    return lr
 
 
 def monitor(objective: Objective, batch: Batch) -> dict[str, float]:
@@ -158,28 +209,33 @@ def monitor(objective: Objective, batch: Batch) -> dict[str, float]:
     return figures
 
 
-def _not_finite(values: dict[str, float], batch: Batch, state: Any) -> ValueError:
-    kept = (
-        f"the last good training state is {state}"
-        if os.path.exists(state)
-        else "no training state was saved yet"
-    )
+def check_batch(config: LoopConfig, world: World) -> None:
+    """See that the batch can be shared by processes and micro-batches.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    if config.batch_size % (world.size * config.accumulate):
+        raise ValueError(
+            f"loop.batch_size={config.batch_size} cannot be shared by {world.size} processes x loop.accumulate="
+            f"{config.accumulate}; choose a multiple of {world.size * config.accumulate}"
+        )
+
+
+def _mean(values: Any) -> float:
+    values = list(values)
+    return values[0] if len(values) == 1 else math.fsum(values) / len(values)
+
+
+def _not_finite(
+    values: dict[str, float], rows: list[list[float]], batch: Batch, world: World, states: States
+) -> ValueError:
+    """The error for a loss or gradient that is not finite, naming the samples of the processes where it began."""
+    bounds = world.gather([batch.ids.start, batch.ids.stop])
+    place = list(values).index("loss")
+    culprits = [i for i, row in enumerate(rows) if not math.isfinite(row[place])] or range(len(rows))
+    samples = ", ".join(f"{bounds[i][0]:.0f} to {bounds[i][1] - 1:.0f}" for i in culprits)
     return ValueError(
-        f"the loss is not finite at step {batch.step} ({values}), samples {batch.ids.start} to {batch.ids.stop - 1}; "
-        f"{kept}. Try a lower loop.lr, or loop.precision=fp32"
+        f"the loss is not finite at step {batch.step} ({values}), samples {samples}; {states.last_good()}. "
+        "Try a lower loop.lr, or loop.precision=fp32"
     )
-
-
-@contextlib.contextmanager
-def _stop_signal() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set, so that the step in hand ends before the loop stops."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    previous = {s: signal.signal(s, lambda *_: stop.set()) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

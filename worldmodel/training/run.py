@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from worldmodel.atomic import read_json, write_bytes, write_json
+from worldmodel.training.distributed import current_world
+from worldmodel.training.sinks import LogConfig
 
 
 def config_hash(config: Any) -> str:
@@ -22,33 +24,43 @@ def config_hash(config: Any) -> str:
 class Run:
     """Opens a run's directory, or makes it; running the same configuration there again continues.
 
+    Under several processes all of them open it and call the same methods in the same order; the first one locks,
+    reads and writes, and the others learn what it found.
+
     Args:
         path: The directory.
         config: The resolved configuration (JSON values) that determines the result.
+        log: Where metrics go besides ``metrics.jsonl``.
 
     Raises:
         ValueError: The directory holds a run with another configuration; the message names the first difference.
         OSError: Another process works in the directory, or it cannot be written.
     """
 
-    def __init__(self, path: str | Path, config: dict[str, Any]) -> None:
+    def __init__(self, path: str | Path, config: dict[str, Any], log: LogConfig | None = None) -> None:
         self.path = Path(path)
+        self.config = json.loads(json.dumps(config))
+        self.log = log or LogConfig()
+        self._lock: Any = None
+        self._world = current_world()
+        self._opened = time.monotonic()
+        self._spent = float(self._world.from_first(self._open))
+
+    def _open(self) -> float:
+        """Lock the directory and see that it is this run's; returns the seconds that were spent on it."""
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(self.path)
-        config = json.loads(json.dumps(config))
         file = self.path / "config.json"
         if file.exists():
-            difference = _first_difference(read_json(file), config)
+            difference = _first_difference(read_json(file), self.config)
             if difference:
                 self.close()
                 raise ValueError(
                     f"{self.path} holds a run with {difference}; choose another out=... or delete it"
                 )
         else:
-            write_json(file, config)
-        self.config = config
-        self._opened = time.monotonic()
-        self._spent = read_json(self.path / "seconds.json") if (self.path / "seconds.json").exists() else 0.0
+            write_json(file, self.config)
+        return read_json(self.path / "seconds.json") if (self.path / "seconds.json").exists() else 0.0
 
     @property
     def seconds(self) -> float:
@@ -57,30 +69,36 @@ class Run:
 
     def record_seconds(self) -> None:
         """Note the time spent, so that it survives an interruption."""
-        write_json(self.path / "seconds.json", self.seconds)
+        self._world.from_first(lambda: write_json(self.path / "seconds.json", self.seconds))
 
     @property
     def done(self) -> dict[str, Any] | None:
         """What ``finish`` recorded, or None while the run is unfinished."""
         file = self.path / "done.json"
-        return read_json(file) if file.exists() else None
+        return self._world.from_first(lambda: read_json(file) if file.exists() else None)
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Mark the run as done, with figures worth keeping."""
-        write_json(self.path / "done.json", {**summary, "seconds": round(self.seconds, 1)})
+        content = {**summary, "seconds": round(self.seconds, 1)}
+        self._world.from_first(lambda: write_json(self.path / "done.json", content))
 
     def choose(self, key: str, choice: Callable[[], Any]) -> Any:
         """What was chosen by looking at the machine: made once and recorded, so that a resumed run chooses the same."""
-        file = self.path / "machine.json"
-        choices = read_json(file) if file.exists() else {}
-        if key not in choices:
-            choices[key] = choice()
-            write_json(file, choices)
-        return choices[key]
+
+        def recorded() -> Any:
+            file = self.path / "machine.json"
+            choices = read_json(file) if file.exists() else {}
+            if key not in choices:
+                choices[key] = choice()
+                write_json(file, choices)
+            return choices[key]
+
+        return self._world.from_first(recorded)
 
     def close(self) -> None:
         """Let other processes use the directory."""
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
 
 class Metrics:

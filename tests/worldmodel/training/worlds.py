@@ -1,0 +1,161 @@
+"""Several processes on this machine, and a tiny objective to train in them."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from worldmodel.objectives.base import Batch, Objective
+from worldmodel.training.checkpoint import load_training_state
+from worldmodel.training.distributed import processes, rank_indices
+from worldmodel.training.ema import ema_update
+from worldmodel.training.loop import LoopConfig, fit, make_optimizer
+from worldmodel.training.run import Run
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload([__name__, "worldmodel.training.loop"])
+
+
+class Layer(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm, self.linear = nn.LayerNorm(width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.linear(nn.functional.gelu(self.norm(x)))
+
+
+class Encoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(3, 5)  # 5 rows on 2 processes: 3 and 2
+        self.blocks = nn.ModuleList(Layer(5) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class Distillation(Objective):
+    """An encoder that predicts a moving average of itself: transformer blocks, EMA weights, a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.target, self.head = Encoder(), Encoder().requires_grad_(False), nn.Linear(5, 1)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        x = batch.views[0]
+        seen = self.encoder(x)
+        distance = (seen - self.target(x)).square().mean()
+        return {
+            "loss": distance + (self.head(seen) - x.sum(1, keepdim=True)).square().mean(),
+            "distance": distance,
+        }
+
+    def after_step(self, progress: float) -> None:
+        ema_update(self.target, self.encoder, 0.9 + 0.1 * progress)
+
+    def monitor(self, batch: Batch) -> dict[str, float]:
+        return {"spread": float(self.target(batch.views[0]).std())}
+
+
+def draw(step: int) -> Batch:
+    """Samples that depend on their global index only."""
+    ids = rank_indices(step, 8)
+    rows = [torch.randn(3, generator=torch.Generator().manual_seed(i)) for i in ids]
+    return Batch(step, ids, (torch.stack(rows),))
+
+
+def train(path: Path, draw: Callable[[int], Batch] = draw, **settings: Any) -> Distillation:
+    """Train or continue; the result is also written to ``path/final.pt`` by the first process."""
+    torch.manual_seed(0)
+    objective = Distillation()
+    defaults = {"steps": 12, "batch_size": 8, "log_every": 1, "monitor_every": 4, "precision": "fp32"}
+    run = Run(path, {})
+    try:
+        fit(objective, draw, LoopConfig(**{**defaults, **settings}), run, "test")
+    finally:
+        run.close()
+    return objective
+
+
+def losses(path: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (path / "metrics.jsonl").open()]
+
+
+def state(path: Path) -> dict[str, Tensor]:
+    """The weights and moments in a run's newest training state."""
+    objective = Distillation()
+    optimizer = make_optimizer(objective, LoopConfig())
+    load_training_state(path / "state.safetensors", objective, optimizer)
+    found = dict(objective.state_dict())
+    for name, parameter in objective.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            found[f"{name}.{key}"] = value
+    return found
+
+
+def start(size: int, work: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Any]:
+    """Start ``work`` in ``size`` processes; join with ``finish``."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    started = []
+    for rank in range(size):
+        here, there = CONTEXT.Pipe()
+        process = CONTEXT.Process(target=_enter, args=(there, rank, size, port, work, args, kwargs))
+        process.start()
+        there.close()
+        started.append((process, here))
+    return started
+
+
+def finish(started: list[Any]) -> list[Any]:
+    """What each process returned, or the exception that it ended with; ``None`` for one that was killed."""
+    results = []
+    for process, pipe in started:
+        try:
+            results.append(pipe.recv() if pipe.poll(60) else TimeoutError("no answer"))
+        except EOFError:
+            results.append(None)
+        process.join(10)
+        if process.is_alive():
+            process.kill()
+    return results
+
+
+def run(size: int, work: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Any]:
+    return finish(start(size, work, *args, **kwargs))
+
+
+def _enter(
+    pipe: Any, rank: int, size: int, port: int, work: Callable[..., Any], args: Any, kwargs: Any
+) -> None:
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(size),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+    )
+    torch.set_num_threads(1)
+    try:
+        with processes():
+            result = work(*args, **kwargs)
+    except BaseException as error:
+        traceback.print_exc()
+        result = error
+    pipe.send(result if isinstance(result, BaseException | int | str | list) else None)
+    pipe.close()
+    os._exit(0)
