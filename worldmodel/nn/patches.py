@@ -1,7 +1,8 @@
-"""Cutting clips into tubelet patches, and back."""
+"""Cutting clips into tubelet patches, and picking tokens."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -26,4 +27,7 @@ def to_patches(clip: Tensor, patch: int, tubelet: int) -> Tensor:
 
 def gather_tokens(tokens: Tensor, ids: Tensor) -> Tensor:
     """Take tokens by id: ``tokens (B, L, D)``, ``ids (B, K)`` to ``(B, K, D)``."""
-    return tokens.gather(1, ids[..., None].expand(-1, -1, tokens.shape[-1]))
+    if tokens.requires_grad:
+        return tokens.gather(1, ids[..., None].expand(-1, -1, tokens.shape[-1]))
+    # Copies whole tokens, where gather reads an index for each feature; its gradient is the slower one.
+    return tokens[torch.arange(len(ids), device=ids.device)[:, None], ids]

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from worldmodel.nn.blocks import Block
+from worldmodel.nn.blocks import Block, init_transformer, make_blocks
 from worldmodel.nn.patches import gather_tokens, to_patches
 from worldmodel.nn.positions import sincos_3d
 
@@ -31,7 +31,17 @@ def test_clips_that_cannot_be_cut_are_refused() -> None:
 
 def test_gather_takes_tokens_by_id() -> None:
     tokens = torch.arange(24.0).reshape(2, 4, 3)
-    assert torch.equal(gather_tokens(tokens, torch.tensor([[3, 0], [1, 1]]))[1], tokens[1, [1, 1]])
+    ids = torch.tensor([[3, 0], [1, 1]])
+    taken = gather_tokens(tokens, ids)
+    assert torch.equal(taken[0], tokens[0, [3, 0]])
+    assert torch.equal(taken[1], tokens[1, [1, 1]])
+    assert torch.equal(gather_tokens(tokens.clone().requires_grad_(), ids), taken)
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_an_id_past_the_end_is_an_error_and_not_the_next_samples_token(grad: bool) -> None:
+    with pytest.raises((IndexError, RuntimeError), match="out of bounds"):
+        gather_tokens(torch.zeros(2, 4, 3, requires_grad=grad), torch.tensor([[4], [0]]))
 
 
 def test_position_table_is_the_plain_formula() -> None:
@@ -60,10 +70,10 @@ def test_block_is_torchs_pre_norm_encoder_layer() -> None:
             "self_attn.in_proj_bias": block.attn.qkv.bias,
             "self_attn.out_proj.weight": block.attn.proj.weight,
             "self_attn.out_proj.bias": block.attn.proj.bias,
-            "linear1.weight": block.mlp[0].weight,
-            "linear1.bias": block.mlp[0].bias,
-            "linear2.weight": block.mlp[2].weight,
-            "linear2.bias": block.mlp[2].bias,
+            "linear1.weight": block.mlp.fc1.weight,
+            "linear1.bias": block.mlp.fc1.bias,
+            "linear2.weight": block.mlp.fc2.weight,
+            "linear2.bias": block.mlp.fc2.bias,
             **{
                 f"norm{i}.{name}": getattr(getattr(block, f"norm{i}"), name)
                 for i in (1, 2)
@@ -73,3 +83,34 @@ def test_block_is_torchs_pre_norm_encoder_layer() -> None:
     )
     x = torch.randn(2, 7, 24)
     torch.testing.assert_close(block(x), theirs(x), atol=1e-5, rtol=1e-5)
+
+
+def test_swiglu_has_about_as_many_parameters_as_the_mlp() -> None:
+    block = Block(96, 3, 4.0, mlp="swiglu")
+    x = torch.randn(2, 5, 96)
+    mlp = block.mlp
+    torch.testing.assert_close(mlp(x), mlp.fc3(mlp.fc1(x) * mlp.fc1(x).sigmoid() * mlp.fc2(x)))
+    counts = [sum(p.numel() for p in part.parameters()) for part in (mlp, Block(96, 3, 4.0).mlp)]
+    assert counts[0] == pytest.approx(counts[1], rel=0.02)
+
+
+def test_initialisation_is_v_jepas() -> None:
+    torch.manual_seed(0)
+    net = nn.Module()
+    net.blocks = make_blocks(128, 3, 4, 4.0, "gelu")
+    init_transformer(net, net.blocks)
+    for index, block in enumerate(net.blocks, start=1):
+        assert block.attn.qkv.weight.std().item() == pytest.approx(0.02, rel=0.02)
+        for layer in (block.attn.proj, block.mlp.fc2):
+            assert layer.weight.std().item() == pytest.approx(0.02 / math.sqrt(2 * index), rel=0.03)
+            assert not layer.bias.any()
+
+
+def test_drop_path_leaves_out_whole_samples_and_keeps_the_mean() -> None:
+    torch.manual_seed(0)
+    block = Block(8, 2, 2.0, drop_path=0.25)
+    branch = torch.ones(4000, 2, 8)
+    dropped = block.train()._drop(branch)
+    assert dropped.unique().tolist() == pytest.approx([0.0, 1 / 0.75])
+    assert torch.equal(dropped[:, 0, 0], dropped[:, 1, 7])
+    assert float(dropped.mean()) == pytest.approx(1.0, abs=0.05)
