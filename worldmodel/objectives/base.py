@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -30,25 +31,73 @@ class Batch:
 
     def to(self, device: str) -> Batch:
         """The same batch on a device."""
-        return Batch(
-            self.step,
-            self.ids,
-            tuple(view.to(device, non_blocking=True) for view in self.views),
-            tuple(Mask(mask.context.to(device), mask.target.to(device)) for mask in self.masks),
-            None if self.actions is None else self.actions.to(device, non_blocking=True),
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        return dataclasses.replace(
+            self,
+            views=tuple(move(view) for view in self.views),
+            masks=tuple(
+                mask._replace(context=move(mask.context), target=move(mask.target)) for mask in self.masks
+            ),
+            actions=None if self.actions is None else move(self.actions),
         )
+
+    def split(self, count: int) -> list[Batch]:
+        """``count`` batches of equal size, in order: the micro-batches of gradient accumulation.
+
+        Their tensors are views of this batch's. The mean of their losses is this batch's loss wherever a loss is a mean
+        over samples (statistics over the batch, such as centred targets, are then those of a micro-batch).
+
+        Raises:
+            ValueError: The samples cannot be divided so.
+        """
+        size = len(self.ids)
+        if count < 1 or size % count:
+            raise ValueError(
+                f"{size} samples per process cannot be divided into {count} equal micro-batches; change the batch size"
+            )
+        parts = [slice(start, start + size // count) for start in range(0, size, size // count)]
+        return [
+            dataclasses.replace(
+                self,
+                ids=self.ids[part],
+                views=tuple(view[part] for view in self.views),
+                masks=tuple(
+                    mask._replace(context=mask.context[part], target=mask.target[part]) for mask in self.masks
+                ),
+                actions=None if self.actions is None else self.actions[part],
+            )
+            for part in parts
+        ]
+
+
+@dataclass
+class ObjectiveConfig:
+    """The common base of objectives' settings: the type of a job's field that holds any of them."""
 
 
 class Objective(nn.Module):
     """A module that turns a batch into a loss. It holds the networks that it trains; the loop knows only this class."""
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Returns ``{"loss": scalar to minimise, other names: scalars to log}``."""
+        """Returns ``{"loss": scalar to minimise, other names: scalars to log}``.
+
+        Every trainable parameter gets a gradient at every step; data-parallel training waits for each of them.
+        """
         raise NotImplementedError
 
     def after_step(self, progress: float) -> None:
         """Called after each optimiser step, with the share of the training that is done in (0, 1]: EMA and the like."""
 
     def monitor(self, batch: Batch) -> dict[str, float]:
-        """Figures that tell collapse from learning, computed now and then, without gradient."""
+        """Figures that tell collapse from learning, computed now and then, without gradient and without a trace.
+
+        They describe this process's samples and make no collective calls, so that any one process may ask for them.
+        """
         return {}
+
+    def parts(self) -> dict[str, nn.Module]:
+        """The networks worth saving, by name; these names are also the names of their gradients' norms."""
+        return dict(self.named_children())

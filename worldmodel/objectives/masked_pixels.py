@@ -1,0 +1,72 @@
+"""VideoMAE: predict the hidden patches' pixels from the visible ones (Tong et al. 2022, 2203.12602)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from worldmodel.models.masked_predictor import MaskedPredictor
+from worldmodel.models.video_encoder import VideoEncoder
+from worldmodel.nn.patches import gather_tokens, to_patches
+from worldmodel.objectives.base import Batch, Objective, ObjectiveConfig
+from worldmodel.objectives.masked import distance, predict_masked
+from worldmodel.training.monitors import baseline_losses, feature_monitors
+
+
+@dataclass
+class MaskedPixelsConfig(ObjectiveConfig):
+    """Settings of the VideoMAE objective."""
+
+    #: "l2" (the paper's) or "l1".
+    loss: str = "l2"
+    #: Normalise each patch's pixels by their own mean and std, channel by channel (the paper's).
+    normalise: bool = True
+
+    def __post_init__(self) -> None:
+        if self.loss not in ("l1", "l2"):
+            raise ValueError(f"objective.loss={self.loss!r} is unknown; choose one of l1, l2")
+
+
+class MaskedPixelPrediction(Objective):
+    """Encoder of the visible patches -> narrow decoder -> distance to the hidden patches' pixels.
+
+    Args:
+        encoder: As for V-JEPA.
+        decoder: A masked predictor with ``output_width=pixels_per_patch(encoder)``.
+        config: Loss and normalisation.
+    """
+
+    def __init__(self, encoder: VideoEncoder, decoder: MaskedPredictor, config: MaskedPixelsConfig) -> None:
+        super().__init__()
+        self.encoder, self.decoder, self.config = encoder, decoder, config
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        clip, losses = batch.views[0], []
+        for index, mask in enumerate(batch.masks):
+            predicted = predict_masked(self.encoder, self.decoder, clip, mask, index)
+            losses.append(distance(predicted, self._targets(clip, mask.target), self.config.loss))
+        return {"loss": torch.stack(losses).mean()}
+
+    @torch.no_grad()
+    def monitor(self, batch: Batch) -> dict[str, float]:
+        clip = batch.views[0]
+        figures = feature_monitors(self.encoder.encode(clip).float().flatten(1, 2))
+        return figures | baseline_losses(self._targets(clip), self.config.loss)
+
+    def _targets(self, clip: Tensor, ids: Tensor | None = None) -> Tensor:
+        """Pixels ``(B, M, tubelet * C * patch * patch)`` of the patches ``ids (B, M)``, or of all."""
+        size = self.encoder.config
+        patches = to_patches(clip, size.patch_size, size.tubelet).flatten(1, 2)
+        if ids is not None:
+            patches = gather_tokens(patches, ids)
+        pixels = patches.float() / 255 if clip.dtype == torch.uint8 else patches.float()
+        if not self.config.normalise:
+            return pixels
+        channels = pixels.unflatten(-1, (size.tubelet, clip.shape[2], -1))
+        var, mean = torch.var_mean(channels, dim=(-3, -1), keepdim=True)
+        return ((channels - mean) / (var.sqrt() + 1e-6)).flatten(-3)
+
+
+def pixels_per_patch(encoder: VideoEncoder) -> int:
+    """How many numbers a decoder predicts for each token: those of a tubelet patch in three channels."""
+    return encoder.config.tubelet * 3 * encoder.config.patch_size**2
