@@ -12,13 +12,16 @@ import difflib
 import errno
 import importlib
 import importlib.util
+import logging
 import os
 import shutil
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 JOBS: Mapping[str, str] = {
     "demo": "experiments.demo",
@@ -31,6 +34,7 @@ JOBS: Mapping[str, str] = {
     "train": "experiments.train",
     "plan": "experiments.plan",
     "report": "experiments.report",
+    "slurm": "experiments.slurm",
     "doctor": "experiments.doctor",
     "bench": "experiments.bench",
 }
@@ -68,19 +72,26 @@ def main(
         sys.stdout.flush()
         return 0
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to continue", file=sys.stderr)
-        return 130
+        if _rank() == 0:
+            print("interrupted; run the same command again to continue", file=sys.stderr)
+        return _leave(130)
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _reader_is_gone():
             return 1
+        if type(error).__name__ == "PeerFailed":  # another process says why
+            return _leave(1)
         message = _user_message(error)
         if message is None:
-            raise
+            if _launched() == 1:
+                raise
+            traceback.print_exc()
+            return _leave(1)
         if os.environ.get(TRACEBACK):
             traceback.print_exc()
         prefix = f"worldmodel {job}" if job in jobs else "worldmodel"
-        print(f"{prefix}: error: {message}", file=sys.stderr)
-        return 2
+        which = f" (process {_rank()} of {_launched()})" if _launched() > 1 else ""
+        print(f"{prefix}: error: {message}{which}", file=sys.stderr)
+        return _leave(2)
 
 
 def main_for(job: str) -> int:
@@ -99,6 +110,11 @@ def _run_job(job: str, args: list[str], jobs: Mapping[str, str], config_module: 
         raise UsageError(f"unknown job {job!r}{hint}; jobs are {', '.join(jobs)}")
     check_shadowing()
     module = _load(jobs[job])
+    with _processes(job, module):
+        _run_module(job, module, args, config_module)
+
+
+def _run_module(job: str, module: ModuleType, args: list[str], config_module: str) -> None:
     compose_settings = _load("experiments.settings").compose_settings
     flags = [arg for arg in args if arg in ("-h", "--help", "--cfg")]
     overrides = [arg for arg in args if arg not in flags]
@@ -110,10 +126,55 @@ def _run_job(job: str, args: list[str], jobs: Mapping[str, str], config_module: 
         job_help = _load("experiments.describe").job_help
         print(job_help(job, module.__doc__ or "", settings.config, settings.groups, _width()))
     else:
+        _show_log()
         result = module.run(settings.to_object())
         outcome = getattr(module, "outcome", None)
-        if outcome is not None:
+        if outcome is not None and _rank() == 0:
             print(outcome(result))
+
+
+def _processes(job: str, module: ModuleType) -> AbstractContextManager[Any]:
+    """Join the processes that torchrun started, if it did."""
+    if _launched() == 1:
+        return nullcontext()
+    if not getattr(module, "DISTRIBUTED", False):
+        raise UsageError(f"{job} runs in one process; start it without torchrun")
+    return _load("worldmodel.training.distributed").processes()
+
+
+def _launched() -> int:
+    return int(os.environ.get("WORLD_SIZE") or 1)
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK") or 0) if _launched() > 1 else 0
+
+
+def _leave(code: int) -> int:
+    """Return a code, or end at once where a process group is open: tidying up would wait for the others, or abort."""
+    if _launched() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+class _Log(logging.Handler):
+    """Lines of the libraries' logs on stderr, above a progress bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        warning = "warning: " if record.levelno >= logging.WARNING else ""
+        tqdm.write(f"{warning}{record.getMessage()}", file=sys.stderr)
+
+
+def _show_log() -> None:
+    """Show what the libraries log: progress of the first process, warnings of all."""
+    logger = logging.getLogger("worldmodel")
+    logger.setLevel(logging.INFO if _rank() == 0 else logging.WARNING)
+    if not any(isinstance(handler, _Log) for handler in logger.handlers):
+        logger.addHandler(_Log())
 
 
 def _load(name: str) -> ModuleType:

@@ -20,6 +20,9 @@ from worldmodel.models.world_model import save_encoder
 from worldmodel.objectives.masked_latent import MaskedLatentConfig, MaskedLatentPrediction
 from worldmodel.training.loop import LoopConfig, fit
 
+#: torchrun may start it.
+DISTRIBUTED = True
+
 
 @dataclass
 class Config:
@@ -84,9 +87,8 @@ def run(config: Config) -> Path:
             "data": store.hash,
             "held_out": config.held_out,
         }
-        save_encoder(
-            model_path, parts, settings, f"V-JEPA encoder, {loop.steps} steps on {store.meta['env_id']}.\n"
-        )
+        card = f"V-JEPA encoder, {loop.steps} steps on {store.meta['env_id']}.\n"
+        job.write(lambda: save_encoder(model_path, parts, settings, card))
         job.finish({"steps": loop.steps})
     job.close()
     return model_path

@@ -17,6 +17,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
+from worldmodel.training.interrupt import Interrupted
+
 T = TypeVar("T")
 
 #: What gloo and NCCL say when the process at the other end has gone.
@@ -179,13 +181,20 @@ def processes() -> Iterator[World]:
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", store=store, rank=rank, world_size=size)
     try:
         yield current_world()
+    except Interrupted:  # all of them agreed to stop
+        _part()
+        raise
     except (PeerFailed, KeyboardInterrupt):
         raise
     except Exception as error:
         _first_failure(store, error)
         raise
+    _part()
+
+
+def _part() -> None:
     # Without the barrier, a process that leaves early makes the others abort (seen with gloo).
-    dist.barrier()
+    current_world().wait()
     dist.destroy_process_group()
 
 

@@ -6,6 +6,8 @@ import time
 
 import torch
 
+from worldmodel.training.distributed import current_world
+
 
 def choose_device(wanted: str) -> str:
     """``"auto"`` takes a GPU where there is one.
@@ -19,6 +21,12 @@ def choose_device(wanted: str) -> str:
         raise ValueError(f"device={wanted!r} is unknown; choose 'auto', 'cpu' or 'cuda'")
     if wanted == "cuda" and not torch.cuda.is_available():
         raise ValueError("device=cuda, but torch sees no GPU here; use device=cpu, or see: worldmodel doctor")
+    local_rank = current_world().local_rank
+    if wanted == "cuda" and local_rank >= torch.cuda.device_count():
+        raise ValueError(
+            f"process {local_rank} of this machine has no GPU: there are {torch.cuda.device_count()}; start no more "
+            "processes than that (torchrun --nproc-per-node)"
+        )
     return wanted
 
 

@@ -82,6 +82,14 @@ class Run:
         content = {**summary, "seconds": round(self.seconds, 1)}
         self._world.from_first(lambda: write_json(self.path / "done.json", content))
 
+    def write(self, work: Callable[[], Any]) -> None:
+        """Do ``work``, such as saving a model, in the first process; its failure reaches all."""
+
+        def quietly() -> None:
+            work()
+
+        self._world.from_first(quietly)
+
     def choose(self, key: str, choice: Callable[[], Any]) -> Any:
         """What was chosen by looking at the machine: made once and recorded, so that a resumed run chooses the same."""
 
