@@ -1,7 +1,12 @@
-"""Write what a demo found as one HTML page with videos and pictures, which opens without a server.
+"""Write what a run found as one HTML page with videos and pictures, which opens without a server.
+
+Of a demo it shows how the agent plays, of a pretraining what the features see, and of a directory that holds several
+runs how they compare.
 
 Example:
     worldmodel report run=runs/demo
+    worldmodel report run=runs/pretrain/a1b2c3d4
+    worldmodel report run=runs/ablations
 """
 
 from dataclasses import dataclass
@@ -10,19 +15,33 @@ from pathlib import Path
 from experiments.common import split_episodes
 from experiments.machine import system
 from worldmodel.report.artefacts import DemoRun
+from worldmodel.report.comparison import write_comparison
 from worldmodel.report.demo_report import write_report
+from worldmodel.report.kinds import kind_of
+from worldmodel.report.pretraining_report import remake_pretraining_report
 
 
 @dataclass
 class Config:
     """Settings of a report."""
 
-    #: Directory that worldmodel demo made; the report is written into it.
+    #: Directory of a demo, of a pretraining, or of several runs to compare; the report is written into it.
     run: str = "runs/demo"
+    #: Size of the feature pictures' input, as a multiple of the training's; 2 gives finer maps.
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.scale <= 0:
+            raise ValueError(f"scale={self.scale} must be above 0")
 
 
 def run(config: Config) -> Path:
-    """Write report.html and overview.png; returns the page's path."""
+    """Write report.html and pictures beside it; returns the page's path."""
+    kind = kind_of(config.run)
+    if kind == "pretraining":
+        return remake_pretraining_report(config.run, scale=config.scale)
+    if kind == "comparison":
+        return write_comparison(config.run)
     demo = DemoRun(config.run)
     # The encoder's run says which episodes were held out; the demo gives all of its stages the same share.
     trained = demo.json("pretrain/config.json") or demo.json("train_vjepa/config.json") or {}

@@ -13,8 +13,8 @@ from worldmodel.report.artefacts import DemoRun
 from worldmodel.report.how_page import Split, how_it_works
 from worldmodel.report.markup import Html, el, join, p
 from worldmodel.report.overview import overview
+from worldmodel.report.page import page, section
 from worldmodel.report.parts import attempt, remark, stage_row, table
-from worldmodel.report.style import style_sheet
 
 _TITLE = "Planning from pixels with a video world model"
 _LEDE = (
@@ -41,42 +41,28 @@ def write_report(run: DemoRun, split: Split, machine: Mapping[str, str]) -> tupl
         ValueError: An episode that ``overview.png`` is to show is damaged; the page has been written.
         OSError: The disk is full or not writable.
     """
-    page, picture = run.path / "report.html", run.path / "overview.png"
-    write_bytes(page, build_page(run, split, machine).encode())
+    file, picture = run.path / "report.html", run.path / "overview.png"
+    write_bytes(file, build_page(run, split, machine).encode())
     content = overview(run)
     if content is None:
-        return page, None
+        return file, None
     write_bytes(picture, content)
-    return page, picture
+    return file, picture
 
 
 def build_page(run: DemoRun, split: Split, machine: Mapping[str, str]) -> str:
     """The whole page as text."""
-    parts = [
-        el("h1", None, _TITLE),
-        el("p", {"class": "lede"}, _LEDE),
+    return page(
+        _TITLE,
+        _LEDE,
         attempt("the results", lambda: results.hero(run)),
-        _section("How it works", how_it_works(run, split)),
-        _section("Successes and failures", attempt("filmstrips", lambda: results.played(run))),
-        _section("Results", attempt("the results", lambda: results.results_table(run))),
-        _section("Training", _training(run)),
-        _section("Every stage by hand", attempt("the stages", lambda: stages(run))),
-        _section("The machine", attempt("the machine", lambda: machine_facts(run, machine))),
-    ]
-    head = el(
-        "head",
-        None,
-        el("meta", {"charset": "utf-8"}),
-        el("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}),
-        el("title", None, _TITLE),
-        el("style", None, Html(style_sheet())),
+        section("How it works", how_it_works(run, split)),
+        section("Successes and failures", attempt("filmstrips", lambda: results.played(run))),
+        section("Results", attempt("the results", lambda: results.results_table(run))),
+        section("Training", _training(run)),
+        section("Every stage by hand", attempt("the stages", lambda: stages(run))),
+        section("The machine", attempt("the machine", lambda: machine_facts(run, machine))),
     )
-    body = el("body", None, el("main", None, *parts))
-    return f"<!DOCTYPE html>\n{el('html', {'lang': 'en'}, head, body)}\n"
-
-
-def _section(title: str, *content: Html) -> Html:
-    return el("section", None, el("h2", None, title), *content)
 
 
 def _training(run: DemoRun) -> Html:

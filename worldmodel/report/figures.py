@@ -22,7 +22,7 @@ class Line:
     Attributes:
         label: Its name.
         x, y: Its points.
-        color: Name of a theme's colour: ``accent``, ``ink``, ``muted`` or ``neutral``.
+        color: Name of a theme's colour (``accent``, ``ink``, ``muted``, ``neutral``, ``line``), or any ``#rrggbb``.
         dashed: For baselines.
     """
 
@@ -50,6 +50,7 @@ def curves(
     y_label: str = "",
     log: bool = False,
     legend: bool = True,
+    zero: bool = True,
 ) -> bytes:
     """Lines in one plot.
 
@@ -60,7 +61,8 @@ def curves(
         width, height: Size in CSS pixels.
         x_label, y_label: Names of the axes, with units.
         log: Logarithmic vertical axis.
-        legend: Whether to name the lines inside the plot.
+        legend: Whether to name the lines inside the plot; those without a label never are.
+        zero: Whether a linear vertical axis begins at zero.
 
     Returns:
         A PNG of ``SCALE * width`` x ``SCALE * height`` pixels with a transparent background.
@@ -76,9 +78,10 @@ def curves(
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if log:
             _log_scale(axes)
-        else:
-            axes.set_ylim(bottom=0)
-        if legend and axes.lines:
+        elif zero:
+            lowest = min((min(line.y) for line in lines if line is not None), default=0.0)
+            axes.set_ylim(bottom=0 if lowest >= 0 else None)
+        if legend and any(line is not None and line.label for line in lines):
             axes.legend(loc="best", handlelength=1.6, labelcolor=theme.ink)
         return to_png(figure)
 
@@ -99,7 +102,7 @@ def _draw(axes: Axes, line: Line, theme: Theme) -> None:
     axes.plot(
         line.x,
         line.y,
-        color=getattr(theme, line.color),
+        color=getattr(theme, line.color, line.color),
         linestyle=style,
         linewidth=1.2 if line.dashed else 1.7,
         marker=marker,

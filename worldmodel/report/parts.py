@@ -36,7 +36,14 @@ def percent(low: float, high: float) -> str:
 
 def image(frame: np.ndarray, alt: str, side: int = 256) -> Html:
     """A frame ``(3 or 4, H, W)`` uint8, upscaled with crisp edges."""
-    return el("img", {"src": data_uri(encode_png(upscale(frame, side)), "image/png"), "alt": alt})
+    attributes: dict[str, str | bool] = {
+        "src": data_uri(encode_png(upscale(frame, side)), "image/png"),
+        "alt": alt,
+    }
+    height, width = frame.shape[-2:]
+    if height != width:
+        attributes["style"] = f"aspect-ratio: {width} / {height}"
+    return el("img", attributes)
 
 
 def video(frames: np.ndarray, label: str) -> Html:
@@ -45,6 +52,14 @@ def video(frames: np.ndarray, label: str) -> Html:
     attributes: dict[str, str | bool] = {"autoplay": True, "loop": True, "muted": True, "playsinline": True}
     source = data_uri(encode_mp4(frames, hold=8), "video/mp4")
     return el("video", {**attributes, "poster": first, "aria-label": label, "src": source})
+
+
+def looping(frames: np.ndarray, label: str, fps: int) -> Html:
+    """Frames ``(T, C, H, W)`` uint8 as a looping video of their own size and rate."""
+    poster = data_uri(encode_png(np.moveaxis(frames[0], 0, -1)), "image/png")
+    attributes: dict[str, str | bool] = {"autoplay": True, "loop": True, "muted": True, "playsinline": True}
+    source = data_uri(encode_mp4(frames, fps=fps, side=frames.shape[-1]), "video/mp4")
+    return el("video", {**attributes, "poster": poster, "aria-label": label, "src": source})
 
 
 def themed(draw: Callable[[Theme], bytes], alt: str) -> Html:
@@ -74,7 +89,7 @@ class FilmRow:
         label, note: What it shows, in bold and small.
         frames: ``(C, H, W)`` uint8 each; None leaves the place empty.
         captions: Below the frames; empty: none.
-        goal: A goal picture in front of them.
+        goal: A picture in front of them, called ``goal_name``.
         holes: Frames are RGBA with transparent places.
     """
 
@@ -83,6 +98,7 @@ class FilmRow:
     frames: Sequence[np.ndarray | None]
     captions: Sequence[str] = ()
     goal: np.ndarray | None = None
+    goal_name: str = "goal"
     holes: bool = False
 
 
@@ -94,7 +110,7 @@ def film(rows: Sequence[FilmRow]) -> Html:
 def _film_row(row: FilmRow) -> Html:
     cells = []
     if row.goal is not None:
-        cells += [_cell(row.goal, "goal", "cell goal-cell"), el("span")]
+        cells += [_cell(row.goal, row.goal_name, "cell goal-cell"), el("span")]
     captions = row.captions or [""] * len(row.frames)
     css = "cell holes" if row.holes else "cell"
     columns = {

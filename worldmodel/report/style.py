@@ -115,6 +115,22 @@ code {
   font: 13px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, "Liberation Mono", monospace; user-select: all; -webkit-user-select: all;
 }
 
+/* A pretraining's page. */
+.run-hero { margin-top: 30px; }
+.wide-video { margin: 0; }
+.wide-video video { width: 100%; border-radius: 6px; }
+.panels { display: flex; gap: 8px; font-size: 14px; font-weight: 600; margin-bottom: 6px; }
+.panel { flex: 1; }
+.facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(300px, 100%), 1fr)); gap: 16px 30px; margin: 28px 0 0; }
+.facts dt { font-size: 13px; color: var(--muted); }
+.facts dd { margin: 0; font-variant-numeric: tabular-nums; }
+.warnings { border-left: 3px solid var(--accent); padding: 4px 0 4px 16px; margin-top: 32px; }
+.warnings ul { margin: 6px 0 0; padding-left: 18px; max-width: 80ch; }
+.well { margin-top: 32px; color: var(--muted); }
+details { margin-top: 26px; }
+summary { cursor: pointer; font-weight: 600; }
+.swatch { display: inline-block; width: 11px; height: 11px; border-radius: 3px; margin-right: 9px; }
+
 @media (max-width: 940px) {
   .hero { grid-template-columns: minmax(0, 1fr); }
   section { margin-top: 64px; }

@@ -1,0 +1,34 @@
+"""Which report fits a directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from worldmodel.atomic import read_json
+from worldmodel.report.artefacts import STAGES
+from worldmodel.report.comparison import find_runs
+
+
+def kind_of(directory: str | Path) -> str:
+    """``"demo"``, ``"pretraining"`` or ``"comparison"`` (several runs side by side).
+
+    Raises:
+        FileNotFoundError: There is nothing that a report could be made of; the message says what could.
+        ValueError: ``config.json`` is damaged.
+    """
+    path = Path(directory)
+    if not path.is_dir():
+        raise FileNotFoundError(f"no directory {path}; give a run's, as run=runs/demo")
+    if (path / "stages.json").is_file() or any((path / name).is_dir() for name in STAGES):
+        return "demo"
+    if (path / "config.json").is_file():
+        config = read_json(path / "config.json")
+        if isinstance(config, dict) and "encoder" in config and ("mask" in config or "objective" in config):
+            return "pretraining"
+    if len(find_runs(path)) > 1:
+        return "comparison"
+    raise FileNotFoundError(
+        f"{path} is neither a demo (stages.json) nor a pretraining (config.json with encoder and mask), and does not "
+        "hold several runs; give a directory that worldmodel demo or worldmodel pretrain made, or "
+        "one above several of them"
+    )
