@@ -70,7 +70,7 @@ def main(
         else:
             _run_job(job, rest, jobs, config_module)
         sys.stdout.flush()
-        return 0
+        return _leave(0)
     except KeyboardInterrupt:
         if _rank() == 0:
             print("interrupted; run the same command again to continue", file=sys.stderr)
@@ -151,8 +151,13 @@ def _rank() -> int:
 
 
 def _leave(code: int) -> int:
-    """Return a code, or end at once where a process group is open: tidying up would wait for the others, or abort."""
+    """Return a code, or end at once where torchrun started several processes.
+
+    Python would tidy up the connections to the others, which may wait for them, or abort (gloo's threads, now and then,
+    even after the process group was destroyed in good order).
+    """
     if _launched() > 1:
+        logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
