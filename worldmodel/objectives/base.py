@@ -89,7 +89,11 @@ class Objective(nn.Module):
         raise NotImplementedError
 
     def after_step(self, progress: float) -> None:
-        """Called after each optimiser step, with the share of the training that is done in (0, 1]: EMA and the like."""
+        """Called after each optimiser step: EMA and the like.
+
+        Args:
+            progress: The share of the schedules that is done: of the training, or less where they are stretched.
+        """
 
     def monitor(self, batch: Batch) -> dict[str, float]:
         """Figures that tell collapse from learning, computed now and then, without gradient and without a trace.

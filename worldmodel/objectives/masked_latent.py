@@ -32,12 +32,11 @@ class MaskedLatentConfig(ObjectiveConfig):
     target_norm: str = "layer"
     #: "ema": targets come from a moving average of the encoder. "online": from the encoder itself, without gradient.
     target_encoder: str = "ema"
-    #: Momentum of the target encoder: linear from the first value to the second over the training. Equal: constant.
+    #: Momentum of the target encoder: linear from this to ema_end over the training; with loop.stretch it ends before.
+    #: Equal values: constant.
     ema_start: float = 0.98
     #: See ema_start.
     ema_end: float = 1.0
-    #: The momentum's schedule is laid out for this many times the training, and so ends before ema_end. V-JEPA: 1.25.
-    ema_stretch: float = 1.0
     #: "transformer", or "none": hidden patches are mask tokens in the encoder's own input, and a linear layer reads the
     #: predictions off (as in data2vec, 2202.03555).
     predictor: str = "transformer"
@@ -57,8 +56,8 @@ class MaskedLatentConfig(ObjectiveConfig):
                 )
         if not 0 <= self.ema_start <= self.ema_end <= 1:
             raise ValueError("objective.ema_start and ema_end must satisfy 0 <= start <= end <= 1")
-        if self.ema_stretch < 1 or self.variance < 0:
-            raise ValueError("objective.ema_stretch must be at least 1, and variance must not be negative")
+        if self.variance < 0:
+            raise ValueError(f"objective.variance={self.variance} must not be negative")
 
 
 class MaskedLatentPrediction(Objective):
@@ -112,8 +111,8 @@ class MaskedLatentPrediction(Objective):
             ema_update(self.target_encoder, self.encoder, self.momentum(progress))
 
     def momentum(self, progress: float) -> float:
-        """Of the target encoder, with ``progress`` of the training done."""
-        return linear(progress, self.config.ema_start, self.config.ema_end, self.config.ema_stretch)
+        """Of the target encoder, with ``progress`` of its schedule done."""
+        return linear(progress, self.config.ema_start, self.config.ema_end)
 
     def parts(self) -> dict[str, nn.Module]:
         """``encoder``, ``target_encoder`` if it has weights of its own, and ``predictor`` or ``hidden_patches``."""

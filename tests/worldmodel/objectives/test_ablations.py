@@ -185,8 +185,8 @@ def test_the_variance_term_is_v_jepas(make: Make) -> None:
     ("config", "progress", "momentum"),
     [
         # V-JEPA: 0.998 -> 1, laid out for 1.25 of the training, ends at 0.9996. V-JEPA 2: constant.
-        (MaskedLatentConfig(ema_start=0.998, ema_end=1.0, ema_stretch=1.25), 0.0, 0.998),
-        (MaskedLatentConfig(ema_start=0.998, ema_end=1.0, ema_stretch=1.25), 1.0, 0.9996),
+        (MaskedLatentConfig(ema_start=0.998, ema_end=1.0), 0.0, 0.998),
+        (MaskedLatentConfig(ema_start=0.998, ema_end=1.0), 1 / 1.25, 0.9996),
         (MaskedLatentConfig(ema_start=0.99925, ema_end=0.99925), 0.7, 0.99925),
         (MaskedLatentConfig(ema_start=0.9, ema_end=1.0), 0.5, 0.95),
     ],
@@ -225,7 +225,6 @@ def test_l2_and_layer_norm_in_plain_words(make: Make) -> None:
     [
         {"target_encoder": "momentum"},
         {"predictor": "narrow"},
-        {"ema_stretch": 0.5},
         {"variance": -1.0},
         {"target_norm": "batch"},
     ],

@@ -1,0 +1,142 @@
+"""Warnings about runs that are made to go wrong, and none about healthy ones."""
+
+from __future__ import annotations
+
+import types
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from tests.worldmodel.squares import small_objective, train
+from worldmodel.masks import MaskConfig
+from worldmodel.objectives.masked_latent import MaskedLatentConfig, MaskedLatentPrediction
+from worldmodel.training.diagnosis import Watch, diagnose
+
+VJEPA = {
+    "short": MaskConfig(kind="blocks", blocks=4),
+    "long": MaskConfig(kind="blocks", blocks=1, scale_min=0.6, scale_max=0.6),
+}
+TUBE = {"tube": MaskConfig()}
+
+
+@pytest.mark.parametrize(
+    ("config", "masks"),
+    [
+        (MaskedLatentConfig(), VJEPA),
+        (MaskedLatentConfig(target_norm="centred", loss="l2"), TUBE),
+    ],
+)
+def test_healthy_runs_give_no_warning_at_any_time(config: MaskedLatentConfig, masks: dict) -> None:
+    rows = train(small_objective(config), masks, steps=100)
+    watch = Watch()
+    assert [text for row in rows for text in watch.see(row)] == []
+
+
+def through_the_targets(config: MaskedLatentConfig) -> MaskedLatentPrediction:
+    """An objective whose gradient flows through its targets too: the shortest way to collapse."""
+    objective = small_objective(config)
+    assert isinstance(objective, MaskedLatentPrediction)
+
+    def tokens(self: MaskedLatentPrediction, clip: Tensor) -> Tensor:
+        return self.encoder.encode(clip).flatten(1, 2).float()
+
+    objective._target_tokens = types.MethodType(tokens, objective)  # type: ignore[method-assign]
+    return objective
+
+
+def test_a_collapse_to_a_point_is_seen() -> None:
+    config = MaskedLatentConfig(target_encoder="online", target_norm="none", loss="l2")
+    rows = train(through_the_targets(config), TUBE, steps=80, lr=3e-3)
+    # The loss alone looks splendid.
+    assert rows[-1]["loss"] < 0.01 * rows[0]["loss"]
+    text = " ".join(diagnose(rows))
+    assert "features are collapsing: token_std fell from" in text
+    assert "loop.lr" in text and "objective.target_norm=none" in text
+
+
+def test_a_collapse_of_dimensions_is_seen() -> None:
+    """Centred targets keep their size, so that only the rank falls."""
+    config = MaskedLatentConfig(target_encoder="online", target_norm="centred")
+    rows = train(through_the_targets(config), TUBE, steps=100)
+    assert "features use few directions: token_rank fell from" in " ".join(diagnose(rows))
+
+
+def test_a_much_too_high_learning_rate_is_seen() -> None:
+    rows = train(small_objective(MaskedLatentConfig()), VJEPA, steps=60, lr=0.1)
+    text = " ".join(diagnose(rows))
+    assert "hardly any gradient reaches the encoder" in text
+
+
+def test_a_target_that_does_not_follow_is_seen() -> None:
+    rows = train(small_objective(MaskedLatentConfig(ema_start=1.0, ema_end=1.0)), TUBE, steps=100)
+    assert "the target encoder does not follow" in " ".join(diagnose(rows))
+
+
+def history(**changes: float) -> list[dict[str, Any]]:
+    """Figures like those of the demo in docs/pretrain.md, with changes to the last two rows."""
+    first = {
+        "loss": 0.82, "lr": 2e-5, "predict_mean_loss": 0.55, "position_mean_loss": 0.5, "token_std": 0.67,
+        "token_rank": 26.0, "clip_rank": 23.0, "grad_norm": 0.4, "grad_norm_encoder": 0.05,
+        "grad_norm_predictor": 0.4, "ema_output_gap": 0.5,
+    }  # fmt: skip
+    last = first | {
+        "loss": 0.012, "lr": 1e-5, "predict_mean_loss": 0.21, "position_mean_loss": 0.1, "token_std": 0.25,
+        "token_rank": 10.0, "clip_rank": 16.0, "grad_norm": 0.07,
+    }  # fmt: skip
+    rows = [{"step": step, **(first if step == 0 else last)} for step in range(30)]
+    return [*rows[:-2], rows[-2] | changes, rows[-1] | changes]
+
+
+def test_the_demos_figures_give_no_warning() -> None:
+    assert diagnose(history()) == []
+    assert diagnose(history(token_std=0.01)[-3:]) == []  # too early to say anything
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"token_std": 0.1}, "token_std fell from 0.67 to 0.1"),
+        ({"token_rank": 4.0}, "token_rank fell from 26 to 4"),
+        ({"clip_rank": 1.1}, "features tell positions, but hardly one clip from another"),
+        ({"loss": 0.1}, "loss 0.1, always saying the mean gives 0.1"),
+        ({"loss": 0.3, "position_mean_loss": 0.5}, "loss 0.3, always saying the mean gives 0.21"),
+        ({"ema_output_gap": 1.2}, "differ from the student's by 1.2"),
+        ({"grad_norm_encoder": 1e-5}, "grad_norm_encoder 1e-05"),
+        ({"grad_norm": 2.0}, "grad_norm 2, usually 0.07"),
+        ({"token_rank": float("nan")}, "not finite: token_rank"),
+    ],
+)
+def test_each_warning_by_itself(changes: dict[str, float], text: str) -> None:
+    found = diagnose(history(**changes))
+    assert len(found) == 1
+    assert found[0].startswith("step 29: ") and text in found[0]
+    assert ". Try " in found[0]
+
+
+def test_above_the_mean_is_normal_while_the_rate_rises_or_the_loss_comes_nearer() -> None:
+    rows = history(loss=0.3)
+    rows[-1]["lr"] = 2 * rows[-2]["lr"]
+    assert diagnose(rows) == []
+    rows = history(loss=0.3)
+    rows[-5] = rows[-5] | {"loss": 0.4}
+    assert diagnose(rows) == []
+
+
+def test_one_odd_row_is_no_warning_for_what_varies() -> None:
+    for changes in ({"ema_output_gap": 1.5}, {"grad_norm": 5.0}, {"grad_norm_encoder": 0.0}):
+        rows = history()
+        rows[-1] = rows[-1] | changes
+        assert diagnose(rows) == []
+
+
+def test_a_watch_says_a_thing_once_and_again_when_it_comes_back() -> None:
+    good, bad = history(), history(token_std=0.1)
+    watch = Watch(good)
+    assert watch.see({"step": 30, "loss": 0.01}) == []
+    assert len(watch.see(bad[-1] | {"step": 31})) == 1
+    assert watch.see(bad[-1] | {"step": 32}) == []
+    assert watch.see(good[-1] | {"step": 33}) == []
+    assert len(watch.see(bad[-1] | {"step": 34})) == 1
+    # A resumed run does not repeat what was said before.
+    assert Watch(bad).see(bad[-1] | {"step": 30}) == []

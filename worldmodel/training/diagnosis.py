@@ -1,0 +1,158 @@
+"""Reading the monitors of a run: what looks wrong, and what to try.
+
+Thresholds come from small runs that were made to collapse (gradients through the targets, much too high learning
+rates, targets that never move) and from healthy ones; ``tests/worldmodel/training/test_diagnosis.py`` makes them again.
+Most compare with the run's own beginning, since what is normal depends on the data: clips of little variety have a low
+rank in any representation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+#: Monitored rows before anything is said: at the beginning, spread and rank fall in healthy runs too.
+SETTLED = 4
+
+_CALM = "Try a lower loop.lr, a longer loop.warmup or a higher objective.ema_start"
+
+
+def diagnose(history: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Warnings about a run, one sentence or two each; empty where nothing is wrong, or too little is known yet.
+
+    Args:
+        history: Rows of ``metrics.jsonl`` from the run's beginning, in order. Rows without monitors are used too.
+    """
+    return list(_findings(history).values())
+
+
+class Watch:
+    """Reads a run's rows as they come and says what is new, so that nothing is said at every step.
+
+    Args:
+        history: Rows that a resumed run finds; what they gave cause to say was said then.
+    """
+
+    def __init__(self, history: Sequence[Mapping[str, Any]] = ()) -> None:
+        self._history = list(history)
+        self._said = set(_findings(self._history))
+
+    def see(self, row: Mapping[str, Any]) -> list[str]:
+        """The next row; returns the warnings that did not hold before it."""
+        self._history.append(row)
+        if "token_std" not in row:
+            return []
+        found = _findings(self._history)
+        new = [text for name, text in found.items() if name not in self._said]
+        self._said = set(found)
+        return new
+
+
+def _findings(history: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Warnings by name, at the last row with monitors."""
+    monitored = [row for row in history if "token_std" in row]
+    if len(monitored) < SETTLED:
+        return {}
+    first, before, last = monitored[0], monitored[-2], monitored[-1]
+    found = {
+        "finite": _not_finite(last),
+        "spread": _spread(first, last),
+        "rank": _rank(first, last),
+        "clips": _clips(first, last),
+        "baseline": _baseline(monitored),
+        "gap": _gap(before, last),
+        "idle": _idle_encoder(before, last),
+        "jump": _jump(history),
+    }
+    return {name: f"step {last['step']}: {text}" for name, text in found.items() if text}
+
+
+def _not_finite(last: Mapping[str, Any]) -> str:
+    names = [name for name, value in last.items() if isinstance(value, float) and not math.isfinite(value)]
+    return f"not finite: {', '.join(names)}. Try loop.precision=fp32, then a lower loop.lr" if names else ""
+
+
+def _spread(first: Mapping[str, Any], last: Mapping[str, Any]) -> str:
+    """Healthy runs kept at least 0.37 of the first spread, collapsed ones ended below 0.24."""
+    if not last["token_std"] < 0.25 * first["token_std"]:
+        return ""
+    return (
+        f"features are collapsing: token_std fell from {first['token_std']:.2g} to {last['token_std']:.2g}. "
+        f"{_CALM}; with objective.target_norm=none, use layer or centred"
+    )
+
+
+def _rank(first: Mapping[str, Any], last: Mapping[str, Any]) -> str:
+    """Healthy runs kept at least 0.38 of the first rank, runs with much too high rates below 0.2."""
+    if not last["token_rank"] < 0.2 * first["token_rank"]:
+        return ""
+    return (
+        f"features use few directions: token_rank fell from {first['token_rank']:.3g} to {last['token_rank']:.2g}. "
+        f"{_CALM}, or hide more (mask ratio)"
+    )
+
+
+def _clips(first: Mapping[str, Any], last: Mapping[str, Any]) -> str:
+    """Features that tell positions only have a clip_rank of 1; healthy runs kept 0.7 of the first."""
+    if not last["clip_rank"] < max(1.2, 0.3 * first["clip_rank"]) or first["clip_rank"] < 1.5:
+        return ""
+    return (
+        f"features tell positions, but hardly one clip from another: clip_rank fell from {first['clip_rank']:.3g} to "
+        f"{last['clip_rank']:.2g}. Try objective.target_norm=centred, or a lower loop.lr; see that the clips differ"
+    )
+
+
+def _baseline(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Healthy runs begin above it and end at 0.2 to 0.4 of it; a bad sign is to come no nearer in five rows."""
+    if len(rows) < 6:  # also five rows without the first, in which the predictor has learnt nothing at all
+        return ""
+    first, last = rows[-5], rows[-1]
+    nearness = [row["loss"] / max(_no_look(row), 1e-30) for row in (first, last)]
+    if last.get("lr", 0.0) > rows[-2].get("lr", 0.0) or not nearness[1] > max(0.97, 0.9 * nearness[0]):
+        return ""
+    return (
+        f"predictions are no better than the mean target: loss {last['loss']:.3g}, always saying the mean gives "
+        f"{_no_look(last):.3g}. Try another loop.lr (lower if token_std falls), hide less (mask ratio), or train longer"
+    )
+
+
+def _no_look(row: Mapping[str, Any]) -> float:
+    return min(row.get("predict_mean_loss", math.inf), row.get("position_mean_loss", math.inf))
+
+
+def _gap(before: Mapping[str, Any], last: Mapping[str, Any]) -> str:
+    """0.2 or less late in healthy runs, 1.2 to 1.3 with a target that never moved."""
+    if not min(row.get("ema_output_gap", 0.0) for row in (before, last)) > 1.0:
+        return ""
+    return (
+        f"the target encoder does not follow: its outputs differ from the student's by {last['ema_output_gap']:.2g} of "
+        "their spread (ema_output_gap). Try a lower objective.ema_start, or a lower loop.lr"
+    )
+
+
+def _idle_encoder(before: Mapping[str, Any], last: Mapping[str, Any]) -> str:
+    """Its share of the gradient is 0.05 and more in healthy runs, once settled."""
+    for row in (before, last):
+        total = math.hypot(*(v for name, v in row.items() if name.startswith("grad_norm_")), 0.0)
+        if not 0 <= row.get("grad_norm_encoder", math.inf) < 0.002 * total:
+            return ""
+    return (
+        f"hardly any gradient reaches the encoder (grad_norm_encoder {last['grad_norm_encoder']:.2g}): the predictor "
+        "does without it. Try a lower loop.lr, a narrower predictor, or a higher mask ratio"
+    )
+
+
+def _jump(history: Sequence[Mapping[str, Any]]) -> str:
+    """A gradient far above what it has been, in the last two rows; the first tenth of a run has large ones always."""
+    norms = [row["grad_norm"] for row in history if "grad_norm" in row]
+    settled = norms[len(norms) // 10 + 1 :]
+    if len(settled) < 10:
+        return ""
+    usual = sorted(settled[:-2])[(len(settled) - 2) // 2]
+    if not min(settled[-2:]) > 10 * usual > 0:
+        return ""
+    return (
+        f"gradients jumped: grad_norm {settled[-1]:.3g}, usually {usual:.2g}. Try a lower loop.lr or a lower "
+        "loop.clip_norm, and look at the samples of these steps"
+    )
