@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 
 from worldmodel.data.clips import ClipShape, ShortVideoError, clip_indices, duration, split_at
+from worldmodel.data.corpus_damage import one_line
 from worldmodel.data.corpus_files import CorpusError, Listing, SourceConfig, find_files
 from worldmodel.data.corpus_order import MixedOrder
 from worldmodel.data.crops import crop_resize_picture, random_box
 from worldmodel.data.images import ImageError, is_image, read_image
+from worldmodel.data.strings import Strings
 from worldmodel.data.video_decoder import FrameError, VideoError
 from worldmodel.data.videos import Video, open_video
 from worldmodel.seeding import keyed_rng
@@ -174,6 +176,22 @@ class Corpus:
     def __len__(self) -> int:
         return self.files * self.config.clips_per_video
 
+    def paths(self) -> Strings:
+        """The files of the split, source after source."""
+        return Strings(
+            listing.paths[position]
+            for listing, chosen in zip(self.listings, self._chosen, strict=True)
+            for position in chosen.tolist()
+        )
+
+    def label_texts(self) -> Strings:
+        """Their labels as written; empty where there is none."""
+        return Strings(
+            listing.labels[position]
+            for listing, chosen in zip(self.listings, self._chosen, strict=True)
+            for position in chosen.tolist()
+        )
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_videos": {}}  # each worker opens its own
 
@@ -200,7 +218,7 @@ class Corpus:
             try:
                 frames, start = self._read(path, (clip + rng.random()) / self.config.clips_per_video, rng)
             except (VideoError, FrameError, ImageError, OSError, ShortVideoError, MemoryError) as error:
-                skipped.append((path, _reason(path, error)))
+                skipped.append((path, one_line(path, error)))
                 continue
             label = int(self._labels[source][position])
             return {"frames": frames, "source": path, "start": start, "label": label, "skipped": skipped}
@@ -267,9 +285,3 @@ def _number_labels(listings: list[Listing]) -> tuple[list[str], list[np.ndarray]
     return names, [
         np.fromiter((numbers[label] for label in listing.labels), dtype=np.int64) for listing in listings
     ]
-
-
-def _reason(path: str, error: Exception) -> str:
-    """An error in one line, without the path that stands beside it."""
-    text = "not found" if isinstance(error, FileNotFoundError) else str(error) or type(error).__name__
-    return " ".join(text.removeprefix(path).lstrip(": ").split())

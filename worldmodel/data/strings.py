@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import overload
 
 import numpy as np
 
 
-class Strings:
+class Strings(Sequence[str]):
     """An immutable sequence of strings, kept as one run of UTF-8 bytes and the end of each.
 
     Attributes:
@@ -34,7 +35,15 @@ class Strings:
     def __len__(self) -> int:
         return len(self.ends)
 
-    def __getitem__(self, index: int) -> str:
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Strings: ...
+
+    def __getitem__(self, index: int | slice) -> str | Strings:
+        if isinstance(index, slice):
+            return Strings(self[number] for number in range(*index.indices(len(self))))
         if not 0 <= index < len(self):
             raise IndexError(f"string {index} of {len(self)}")
         start = int(self.ends[index - 1]) if index else 0

@@ -22,7 +22,7 @@ from worldmodel.atomic import write_bytes
 from worldmodel.data.tar_shards import Place, locate
 from worldmodel.data.video_decoder import Decoder, VideoError
 
-FORMAT = 1  # of the cached files; others are made again
+FORMAT = 2  # of the cached files; others are made again
 MAX_UNTIMED = 0.05
 
 
@@ -39,6 +39,7 @@ class VideoIndex:
             frames from the start of the file, which is exact but slow.
         verified: The whole file was decoded; ``damaged`` (frame indices) and ``crc`` (of each frame's RGB bytes)
             are known. A frame read later must have the same checksum.
+        backends: Libraries that gave so many ``accesses`` to random frames exactly, and their milliseconds for one.
     """
 
     path: str
@@ -54,6 +55,8 @@ class VideoIndex:
     verified: bool = False
     damaged: list[int] = field(default_factory=list)
     crc: list[int] = field(default_factory=list)
+    backends: dict[str, float] = field(default_factory=dict)
+    accesses: int = 0
     reader: str = f"PyAV {av.__version__}"
     format: int = FORMAT
 
@@ -178,12 +181,18 @@ def load_index(
     if cached is not None and fresh and (cached.verified or not verify):
         return cached
     index = build_index(name, verify)
+    save_index(index, cache)
+    return index
+
+
+def save_index(index: VideoIndex, cache: str | os.PathLike[str] | None = None) -> None:
+    """Cache an index where ``load_index`` looks for it; a folder that cannot be written is no error."""
+    place = _cache_file(index.path, cache)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(place, json.dumps(asdict(index), separators=(",", ":")).encode())
     except OSError:
         pass
-    return index
 
 
 def _cache_file(path: str, cache: str | os.PathLike[str] | None) -> Path:

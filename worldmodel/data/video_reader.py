@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Iterator
-from typing import Any, ClassVar
 
 import av
 import numpy as np
@@ -149,46 +147,3 @@ class Reader:
         if self.decoder is not None:
             self.decoder.close()
         self.decoder, self.stream, self.position = None, iter(()), -1
-
-
-class DecordReader(Reader):
-    """Decord, as long as every frame that it gives has its checksum; PyAV from the first that has not.
-
-    Decord never says that a frame is wrong, but it gives the same bytes as PyAV where it is right. On a container that
-    claims too many frames it can spin for ever, so it is only tried on files that decoded without a fault.
-    """
-
-    inherited: ClassVar[list[object]] = []
-
-    def __init__(self, index: VideoIndex, threads: int = 1) -> None:
-        super().__init__(index, threads)
-        self.process = os.getpid()
-        self.video: Any = None
-        whole = locate(index.path).offset is None  # decord cannot read a part of a file
-        self.trusted = whole and index.verified and not index.damaged and not index.counted
-
-    def read(self, number: int) -> np.ndarray | None:
-        picture = self._from_decord(number) if self.trusted else None
-        return super().read(number) if picture is None else picture
-
-    def _from_decord(self, number: int) -> np.ndarray | None:
-        import decord
-
-        try:
-            if self.video is None:
-                self._check_unchanged()
-                self.video = decord.VideoReader(self.index.path, num_threads=self.threads)
-                self.trusted = len(self.video) == len(self.index.pts)
-            picture = self.video.get_batch([number]).asnumpy()[0] if self.trusted else None
-        except (decord.DECORDError, RuntimeError):
-            picture = None
-        self.trusted = picture is not None and self._is_exact(number, np.ascontiguousarray(picture))
-        return picture if self.trusted else None
-
-    def close(self) -> None:
-        super().close()
-        self.video = None
-
-    def __del__(self) -> None:
-        if getattr(self, "video", None) is not None and self.process != os.getpid():
-            DecordReader.inherited.append(self.video)  # its threads stayed in the parent: never to be freed

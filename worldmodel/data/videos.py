@@ -7,7 +7,6 @@ decoding really began is checked, and a frame that cannot be had exactly is an e
 from __future__ import annotations
 
 import functools
-import importlib.util
 import os
 import threading
 from collections import OrderedDict
@@ -16,13 +15,14 @@ from types import TracebackType
 
 import numpy as np
 
+from worldmodel.data.video_backends import READERS, reader_for, why_unavailable
 from worldmodel.data.video_decoder import FrameError, VideoError
 from worldmodel.data.video_index import VideoIndex, build_index, load_index
-from worldmodel.data.video_reader import DecordReader, Reader
+from worldmodel.data.video_reader import Reader
 
 __all__ = ["FrameError", "Video", "VideoError", "VideoIndex", "build_index", "load_index", "open_video"]
 
-BACKENDS = ("auto", "pyav", "decord")
+BACKENDS = ("auto", "pyav", "decord", "torchcodec")
 OPEN_FILES = 8  # per process and thread
 
 
@@ -41,9 +41,9 @@ def open_video(
 
     Args:
         path: The file, or a member of a tar file: ``shard.tar::name``.
-        backend: ``"auto"`` and ``"pyav"`` both use PyAV. ``"decord"`` implies ``verify``, and uses decord as long as
-            each frame has its checksum, PyAV from the first that has not: decord silently gives wrong frames for
-            open GOPs, MPEG-TS and MPEG-PS.
+        backend: ``"auto"`` is PyAV, unless ``prove_backends`` has recorded that another library is exact and faster on
+            this file. ``"decord"`` and ``"torchcodec"`` imply ``verify``; each of their frames must have its checksum,
+            and from the first that has not PyAV takes over. So all backends give the same frames.
         verify: Decode the whole file once, unless an earlier call has: the frames that cannot be had are then known
             (``Video.damaged``), and each frame that is read must have its checksum.
         threads: Decoding threads. More than one rarely helps where many workers read.
@@ -57,9 +57,10 @@ def open_video(
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, not {backend!r}")
     if threads < 1:
         raise ValueError(f"threads must be at least 1, not {threads}")
-    if backend == "decord":
-        if importlib.util.find_spec("decord") is None:
-            raise ValueError("decord is not installed; install it, or use backend=pyav")
+    if backend in READERS:
+        reason = why_unavailable(backend)
+        if reason:
+            raise ValueError(f"backend={backend} cannot be used: {reason}; or use backend=pyav")
         verify = True
     return Video(load_index(path, verify, cache), threads, backend)
 
@@ -185,9 +186,8 @@ class _Pool:
         if id(video) not in readers:
             while len(readers) >= self.limit:
                 readers.popitem(last=False)[1][1].close()
-            kind = DecordReader if video.backend == "decord" else Reader
             # With the video, which so stays alive and keeps its id.
-            readers[id(video)] = (video, kind(video.index, video.threads))
+            readers[id(video)] = (video, reader_for(video.index, video.backend, video.threads))
         readers.move_to_end(id(video))
         return readers[id(video)][1]
 
