@@ -152,7 +152,8 @@ def _open_state(source: Path) -> Iterator[_State]:
                 if parts is None:  # in the first file, whole
                     first, last = row_range(like)
                     return files[0].get_slice(name)[first:last] if like.ndim else files[0].get_tensor(name)
-                return _read_rows(files, name, parts, row_range(like))
+                found = _read_rows(files, name, parts, row_range(like))
+                return found if found is not None else torch.empty(0, *layout[name]["shape"][1:])
 
             yield _State(meta, {name: entry["shape"] for name, entry in layout.items()}, rows)
     except (SafetensorError, KeyError, FileNotFoundError, _Damaged) as error:
@@ -171,8 +172,8 @@ def _damaged(source: Path, error: Exception) -> ValueError:
     return ValueError(f"training state {source} is damaged ({error}); delete it to begin again")
 
 
-def _read_rows(files: list[Any], name: str, parts: list[list[int]], wanted: tuple[int, int]) -> Tensor:
-    """Rows ``wanted[0]`` to ``wanted[1]`` of a tensor whose ``parts`` say which rows each file holds."""
+def _read_rows(files: list[Any], name: str, parts: list[list[int]], wanted: tuple[int, int]) -> Tensor | None:
+    """Rows ``wanted[0]`` to ``wanted[1]`` of a tensor whose ``parts`` say which rows each file holds; None for none."""
     first, last = wanted
     pieces = []
     for file, (start, stop) in zip(files, parts, strict=True):
@@ -181,7 +182,7 @@ def _read_rows(files: list[Any], name: str, parts: list[list[int]], wanted: tupl
             pieces.append(file.get_slice(name)[low - start : high - start])
     if sum(len(piece) for piece in pieces) != last - first:
         raise _Damaged(f"rows {first} to {last} of {name} are missing")
-    return torch.cat(pieces) if pieces else torch.empty(0)
+    return torch.cat(pieces) if pieces else None
 
 
 def _moments(state: _State, name: str, parameter: Tensor) -> dict[str, Tensor]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import multiprocessing
 import os
+import signal
 import socket
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from torch import Tensor, nn
 
 from worldmodel.objectives.base import Batch, Objective
 from worldmodel.training.checkpoint import load_training_state
-from worldmodel.training.distributed import processes, rank_indices
+from worldmodel.training.distributed import current_world, processes, rank_indices
 from worldmodel.training.ema import ema_update
 from worldmodel.training.loop import LoopConfig, fit, make_optimizer
 from worldmodel.training.run import Run
@@ -77,9 +80,27 @@ def draw(step: int) -> Batch:
     return Batch(step, ids, (torch.stack(rows),))
 
 
+@dataclass(frozen=True)
+class Draw:
+    """``draw``, and at one step something that goes wrong in one process."""
+
+    event: str
+    step: int
+    rank: int = 0
+
+    def __call__(self, step: int) -> Batch:
+        if (step, current_world().rank) == (self.step, self.rank):
+            if self.event == "error":
+                raise ValueError("videos/a.mp4 is broken")
+            if self.event == "nan":
+                return dataclasses.replace(draw(step), views=(draw(step).views[0] * float("nan"),))
+            os.kill(os.getpid(), {"stop": signal.SIGTERM, "kill": signal.SIGKILL}[self.event])
+        return draw(step)
+
+
 def train(path: Path, draw: Callable[[int], Batch] = draw, **settings: Any) -> Distillation:
-    """Train or continue; the result is also written to ``path/final.pt`` by the first process."""
-    torch.manual_seed(0)
+    """Train or continue."""
+    torch.manual_seed(current_world().rank)  # processes need not begin alike
     objective = Distillation()
     defaults = {"steps": 12, "batch_size": 8, "log_every": 1, "monitor_every": 4, "precision": "fp32"}
     run = Run(path, {})
@@ -122,13 +143,13 @@ def start(size: int, work: Callable[..., Any], *args: Any, **kwargs: Any) -> lis
 
 
 def finish(started: list[Any]) -> list[Any]:
-    """What each process returned, or the exception that it ended with; ``None`` for one that was killed."""
+    """What each process returned, or ``"Error: text"`` of how it ended; "killed" for one that was."""
     results = []
     for process, pipe in started:
         try:
-            results.append(pipe.recv() if pipe.poll(60) else TimeoutError("no answer"))
+            results.append(pipe.recv() if pipe.poll(60) else "no answer")
         except EOFError:
-            results.append(None)
+            results.append("killed")
         process.join(10)
         if process.is_alive():
             process.kill()
@@ -155,7 +176,7 @@ def _enter(
             result = work(*args, **kwargs)
     except BaseException as error:
         traceback.print_exc()
-        result = error
-    pipe.send(result if isinstance(result, BaseException | int | str | list) else None)
+        result = f"{type(error).__name__}: {error}"
+    pipe.send(result if isinstance(result, int | str | list) else None)
     pipe.close()
     os._exit(0)
