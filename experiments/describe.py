@@ -53,8 +53,9 @@ def rows(node: DictConfig, prefix: str = "") -> list[Row]:
 
 def _is_section(child: object) -> TypeGuard[DictConfig]:
     """Whether a value has keys of its own: a dataclass's, or those of named dataclasses; not a free dictionary's."""
-    plain = isinstance(child, DictConfig) and not child._is_none() and not child._is_interpolation()
-    return plain and (OmegaConf.get_type(child) is not dict or holds_dataclasses(child))
+    if not isinstance(child, DictConfig) or child._is_none() or child._is_interpolation():
+        return False
+    return OmegaConf.get_type(child) is not dict or holds_dataclasses(child)
 
 
 def holds_dataclasses(node: DictConfig) -> bool:

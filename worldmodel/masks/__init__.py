@@ -11,5 +11,6 @@ from __future__ import annotations
 
 from worldmodel.masks.config import KINDS, Grid, Mask, MaskConfig
 from worldmodel.masks.draw import draw_masks, token_counts
+from worldmodel.masks.statistics import Coverage, coverage
 
-__all__ = ["KINDS", "Grid", "Mask", "MaskConfig", "draw_masks", "token_counts"]
+__all__ = ["KINDS", "Coverage", "Grid", "Mask", "MaskConfig", "coverage", "draw_masks", "token_counts"]

@@ -8,6 +8,7 @@ within the clip, as upstream's do, cover the middle more often than the ends.
 from __future__ import annotations
 
 from functools import lru_cache
+from math import factorial
 
 import numpy as np
 
@@ -55,11 +56,12 @@ def box_corners(sizes: np.ndarray, grid: Grid, uniform: np.ndarray) -> np.ndarra
 @lru_cache(maxsize=64)
 def size_distribution(limits: Ranges, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
     """The sizes that are drawn ``(S, 3)`` and how likely each is ``(S,)``, by the midpoint rule over the ranges."""
-    counts = [1 if low == high else points for (low, high), points in zip(limits, (64, 64, 256), strict=True)]
+    counts = [1 if low == high else points for (low, high), points in zip(limits, (32, 32, 256), strict=True)]
     axes = np.meshgrid(*((np.arange(count) + 0.5) / count for count in counts), indexing="ij")
     sizes = box_sizes(limits, grid, np.stack(axes, axis=-1).reshape(-1, 3))
-    unique, times = np.unique(sizes, axis=0, return_counts=True)
-    return unique, times / times.sum()
+    most = tuple(side + 1 for side in grid)
+    unique, times = np.unique(np.ravel_multi_index(tuple(sizes.T), most), return_counts=True)
+    return np.stack(np.unravel_index(unique, most), axis=-1), times / times.sum()
 
 
 @lru_cache(maxsize=64)
@@ -69,10 +71,51 @@ def cover_probability(limits: Ranges, grid: Grid, blocks: int) -> np.ndarray:
     Exact over the positions of the boxes; the same at each step.
     """
     sizes, weights = size_distribution(limits, grid)
+    return np.einsum("s,src->rc", weights, 1 - _uncovered(sizes, grid, blocks))
+
+
+@lru_cache(maxsize=64)
+def union_share(limits: Ranges, grid: Grid, blocks: int) -> float:
+    """The share of the grid that blocks cover on average where they do not cover everything.
+
+    V-JEPA draws positions again until something is left to see. That matters for few large blocks: those as high as the
+    frame may together hide all of it. (Four or more blocks may do so without any as high or wide as the frame. That is
+    rare at usual sizes, and left out here.)
+    """
+    sizes, weights = size_distribution(limits, grid)
+    proper = (sizes < np.array(grid)).any(axis=1)
+    sizes, weights = sizes[proper], weights[proper] / weights[proper].sum()
+    seen = _uncovered(sizes, grid, blocks).mean(axis=(1, 2))
+    whole = np.zeros(len(sizes))
+    for i, (span, height, width) in enumerate(sizes):
+        if span == grid.steps and height == grid.rows:
+            whole[i] = _all_covered(int(width), grid.columns, blocks)
+        elif span == grid.steps and width == grid.columns:
+            whole[i] = _all_covered(int(height), grid.rows, blocks)
+    return 1 - float(weights @ (seen / (1 - whole)))
+
+
+def _uncovered(sizes: np.ndarray, grid: Grid, blocks: int) -> np.ndarray:
+    """How likely each place is left by boxes of each size: ``(S, rows, columns)``."""
     span, height, width = sizes.T
     one = span[:, None, None] / grid.steps * _inside(height, grid.rows)[:, :, None]
-    one = one * _inside(width, grid.columns)[:, None]
-    return np.einsum("s,src->rc", weights, 1 - (1 - one) ** blocks)
+    return (1 - one * _inside(width, grid.columns)[:, None]) ** blocks
+
+
+def _all_covered(size: int, length: int, count: int) -> float:
+    """How likely ``count`` intervals of a size, put uniformly within ``length``, cover all of it."""
+    room = length - size + 1
+    # ways[k, j] * k!: sequences of k intervals that cover all up to the end of one that starts at j, the last of them.
+    ways = np.zeros((count + 1, room))
+    for start in range(room):
+        for used in range(1, count + 1):
+            for here in range(1, used + 1):
+                if start:
+                    before = float(ways[used - here, max(0, start - size) : start].sum())
+                else:
+                    before = float(used == here)
+                ways[used, start] += before / factorial(here)
+    return float(ways[count, -1]) * factorial(count) / room**count
 
 
 def _inside(sizes: np.ndarray, length: int) -> np.ndarray:

@@ -19,9 +19,9 @@ class Grid(NamedTuple):
 class Mask(NamedTuple):
     """Token ids ``context (B, K)`` and ``target (B, M)``, int64, disjoint, in order of id.
 
-    With ``groups = G > 1`` (I-JEPA's separate target blocks) ``target`` holds G blocks of M / G ids one after another,
-    each in order of id. Each is predicted on its own from the same context; blocks may overlap one another, never the
-    context. With one group, context and target are together the whole grid (but for ``collate="raster"``).
+    Together they are the whole grid, unless ``kind="ijepa"`` or ``collate="raster"``. I-JEPA's separate target blocks
+    are ``groups = G > 1``: ``target`` holds G blocks of M / G ids one after another, each in order of id. Each is
+    predicted on its own from the same context; blocks may overlap one another, never the context.
     """
 
     context: Tensor

@@ -14,9 +14,8 @@ from worldmodel.masks.blocks import (
     separate_noise,
     union_masks,
     union_noise,
-    union_share,
 )
-from worldmodel.masks.boxes import ranges, size_distribution
+from worldmodel.masks.boxes import ranges, size_distribution, union_share
 from worldmodel.masks.config import Grid, Mask, MaskConfig
 from worldmodel.masks.raster import raster_mask
 from worldmodel.seeding import keyed_rng
@@ -156,12 +155,12 @@ def _hidden(config: MaskConfig, grid: Grid, name: str) -> int:
     if config.kind == "blocks":
         _check_blocks(config, grid, name)
     if config.kind == "blocks" and config.ratio is None:
-        share = union_share(config, grid)
+        share = union_share(ranges(config), grid, config.blocks)
     else:
         share = 0.5 if config.ratio is None else config.ratio
     steps = grid.steps if _is_tube(config, grid) else 1
     cells = grid.steps * grid.rows * grid.columns // steps
-    hidden = round(share * cells)
+    hidden = round(round(share * cells, 6))  # twice: the last bits of a sum may differ between machines
     if config.kind == "blocks" and config.ratio is None:
         # On the smallest grids rounding may leave nothing, although the blocks usually leave something.
         hidden = min(max(hidden, 1), cells - 1)
