@@ -28,6 +28,7 @@ JOBS: Mapping[str, str] = {
     "index": "experiments.index",
     "masks": "experiments.masks",
     "collect": "experiments.collect",
+    "import": "experiments.import_model",
     "pretrain": "experiments.pretrain",
     "probe": "experiments.probe",
     "example": "experiments.example",
