@@ -100,14 +100,16 @@ def write_comparison(directory: str | Path) -> Path:
         name = run.path.relative_to(root).as_posix()
         compared.append(Compared(name, rows, own, probes, COLORS[i % len(COLORS)]))
     file = root / "report.html"
-    write_bytes(file, _page(root.name, compared, trouble).encode())
+    write_bytes(file, _page(root.name, compared, len(runs), trouble).encode())
     write_bytes(root / "curves.png", curves_of(compared, "Loss", "loss", True, LIGHT))
     return file
 
 
-def _page(name: str, runs: Sequence[Compared], trouble: Sequence[str]) -> str:
+def _page(name: str, runs: Sequence[Compared], count: int, trouble: Sequence[str]) -> str:
     return page(
-        f"{len(runs)} runs compared: {name}",
+        f"{len(runs)} runs compared: {name}"
+        if len(runs) == count
+        else f"{len(runs)} of {count} runs compared: {name}",
         "One row for each run, with only the settings in which they differ.",
         *[remark(f"Left out: {text}") for text in trouble],
         section("Figures", attempt("the table", lambda: figures_table(runs))),

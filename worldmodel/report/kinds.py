@@ -18,7 +18,7 @@ def kind_of(directory: str | Path) -> str:
     """
     path = Path(directory)
     if not path.is_dir():
-        raise FileNotFoundError(f"no directory {path}; give a run's, as run=runs/demo")
+        raise FileNotFoundError(f"no directory {path}; make a run there first with: worldmodel demo")
     if (path / "stages.json").is_file() or any((path / name).is_dir() for name in STAGES):
         return "demo"
     if (path / "config.json").is_file():

@@ -67,9 +67,10 @@ def remake_pretraining_report(run_directory: str | Path, *, scale: float = 1.0) 
         ValueError: A file in it is damaged.
     """
     run = PretrainingRun(Path(run_directory))
-    encoder, untrained = run.encoder(), None
-    if encoder is not None:
-        with torch.random.fork_rng(devices=[]):
+    untrained = None
+    with torch.random.fork_rng(devices=[]):
+        encoder = run.encoder()
+        if encoder is not None:
             torch.manual_seed(int(run.config.get("seed", 0)))
             untrained = VideoEncoder(encoder.config)
     return _write(run, encoder, untrained, run.clips(), run.facts(), scale)
@@ -120,7 +121,8 @@ def _films(
         try:
             films.append(read_film(path, c.image_size, fps=facts.clip_fps or 8.0, multiple=multiple))
         except (OSError, ValueError) as error:
-            trouble.append(str(error))
+            reason = error.strerror if isinstance(error, OSError) else None
+            trouble.append(f"{path}: {reason}" if reason else str(error))
     if clips is not None and len(films) < 3:
         films += parts.films_of(clips, 3 - len(films))
     return films, trouble
@@ -221,7 +223,8 @@ _FEATURES = (
 )
 _NEIGHBOURS = (
     "Each clip is the mean of its tokens; clips are ranked by the cosine between them. Clips that share a moment "
-    "with the query are left out."
+    "with the query are left out. Among few, unlike videos colours are enough to tell them apart: read the trained "
+    "encoder's share against the controls."
 )
 _TRAINING = (
     "The loss alone tells nothing: it also falls while features collapse. Spread and rank must stay up."

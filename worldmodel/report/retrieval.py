@@ -59,12 +59,19 @@ class ClipBank:
 
 @torch.inference_mode()
 def clip_vectors(encoder: VideoEncoder, clips: np.ndarray) -> Tensor:
-    """One unit vector per clip: its mean token, less the mean over all clips: ``(n, D)``."""
+    """One unit vector per clip: its mean token, less the mean over all clips: ``(n, D)``.
+
+    Raises:
+        ValueError: A feature is not finite.
+    """
     device = next(encoder.parameters()).device
     tokens = [
         encoder.encode(torch.from_numpy(clip[None]).to(device)).float().mean(dim=(1, 2)) for clip in clips
     ]
-    return _unit(torch.cat(tokens).cpu())
+    vectors = torch.cat(tokens).cpu()
+    if not torch.isfinite(vectors).all():
+        raise ValueError("the features are not finite; the encoder diverged or its file is damaged")
+    return _unit(vectors)
 
 
 def pixel_vectors(clips: np.ndarray, side: int = 8) -> Tensor:

@@ -32,12 +32,12 @@ def neighbours(encoders: Encoders, bank: ClipBank, count: int = 5) -> Html:
     for query in choose_queries(bank, 6):
         matches = found[query]
         captions = [
-            f"{bank.starts[m.index]:.1f} s"
+            f"{bank.starts[m.index]:.1f}\u00a0s"
             if bank.names[m.index] == bank.names[query]
-            else f"{bank.names[m.index]} {bank.starts[m.index]:.1f} s"
+            else f"{bank.names[m.index]} {bank.starts[m.index]:.1f}\u00a0s"
             for m in matches
         ]
-        note = f"{bank.names[query]}, {bank.starts[query]:.1f} s"
+        note = f"{bank.names[query]}, {bank.starts[query]:.1f}\u00a0s"
         frames = [bank.frames[m.index, middle] for m in matches]
         if frames:
             parts.append(

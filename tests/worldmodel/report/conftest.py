@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -122,3 +124,13 @@ def demo(
     ]
     write_json(tmp_path / "stages.json", stages)
     return DemoRun(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def fake() -> Any:
+    """The module ``pretraining.py`` beside this file: pretraining runs made by code."""
+    spec = importlib.util.spec_from_file_location("pretraining", Path(__file__).with_name("pretraining.py"))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
