@@ -17,7 +17,7 @@ from worldmodel.evaluation.encoders import NamedEncoder, open_encoder, untrained
 from worldmodel.evaluation.labelled import read_samples
 from worldmodel.evaluation.predict import predict_files
 from worldmodel.evaluation.probe_results import summarise, table, write_results
-from worldmodel.evaluation.probes import Machine, ProbeConfig, Study
+from worldmodel.evaluation.probes import Machine, ProbeConfig, Study, extract_all
 from worldmodel.evaluation.splits import Labelled, make_labelled
 from worldmodel.evaluation.tasks import TASKS, TaskConfig, task_samples
 from worldmodel.evaluation.views import ViewConfig
@@ -111,9 +111,8 @@ def run(config: Config) -> dict[str, Any]:
             )
             for each in encoders
         ]
-        for study in studies:
-            study.extract()
-            unreadable = study.unreadable(config.unreadable)
+        extract_all(studies)
+        unreadable = studies[0].unreadable(config.unreadable)
         stages = {study.named.name: study.run() for study in studies}
         rows = [labelled.splits.test[row] for row in studies[0].test_rows()]
         size = parameter_count(pretrained.encoder)

@@ -12,10 +12,10 @@ import math
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -23,11 +23,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from worldmodel.atomic import write_atomic, write_json
+from worldmodel.data.loader import ClipLoader
 from worldmodel.evaluation.labelled import Sample
 from worldmodel.evaluation.views import ClipSamples
 from worldmodel.models.video_encoder import VideoEncoder
 
-SHARD = 32  # samples per file
+SHARD = 16  # samples per file, at most
+SHARD_BYTES = 2**27  # of their clips, at most
 IN_MEMORY = 2**30  # bytes of tokens that are kept in memory; more are read from the disk as they are needed
 
 
@@ -39,20 +41,21 @@ class Features:
         errors: Samples that could not be read, and why; their features are zeros.
     """
 
-    def __init__(self, folder: Path, count: int) -> None:
-        self._files = [folder / f"{shard:06}.safetensors" for shard in range(math.ceil(count / SHARD))]
+    def __init__(self, folder: Path, count: int, shard: int) -> None:
+        self._shard = shard
+        self._files = [_file(folder, number) for number in range(math.ceil(count / shard))]
         self._open: dict[int, Any] = {}
         self._memory: dict[int, Tensor] = {}
         self._keep = True
         self.errors: dict[int, str] = {}
         pooled, size = [], 0
-        for shard, file in enumerate(self._files):
+        for number, file in enumerate(self._files):
             with safe_open(file, "pt") as content:
                 pooled.append(content.get_tensor("pooled"))
                 notes = content.metadata() or {}
-                self.errors |= {
-                    shard * SHARD + int(row): text for row, text in notes.items() if row.isdigit()
-                }
+                for row, text in notes.items():
+                    if row.isdecimal():
+                        self.errors[number * shard + int(row)] = text
             size += file.stat().st_size
         self._keep = size <= IN_MEMORY
         self.pooled = torch.cat(pooled)
@@ -64,7 +67,9 @@ class Features:
         """What a probe reads of some samples, float32: ``pooled (b, F)`` or ``tokens (b, L, D)``."""
         if kind == "pooled":
             return self.pooled[list(rows), crop]
-        return torch.stack([self._token_rows(row // SHARD)[row % SHARD, crop] for row in rows]).float()
+        return torch.stack(
+            [self._token_rows(row // self._shard)[row % self._shard, crop] for row in rows]
+        ).float()
 
     @property
     def crops(self) -> int:
@@ -96,11 +101,24 @@ def feature_folder(root: Path, description: dict[str, Any], samples: Sequence[Sa
     return root / digest.hexdigest()[:16]
 
 
+@dataclass(frozen=True)
+class Extraction:
+    """One encoder, on its device, and where its features go.
+
+    Attributes:
+        encoder: Frozen.
+        folder: Of the cache, from ``feature_folder``.
+        description: Goes into the folder, for people.
+    """
+
+    encoder: VideoEncoder
+    folder: Path
+    description: dict[str, Any]
+
+
 def extract(
-    encoder: VideoEncoder,
+    extractions: Sequence[Extraction],
     clips: ClipSamples,
-    folder: Path,
-    description: dict[str, Any],
     *,
     layers: Sequence[int] = (),
     tokens: bool = False,
@@ -108,14 +126,12 @@ def extract(
     batch_size: int = 16,
     workers: int = 0,
     label: str = "features",
-) -> Features:
-    """Encode all samples, or finish what an interrupted call began.
+) -> list[Features]:
+    """Encode all samples, or finish what an interrupted call began. Several encoders share one reading of the files.
 
     Args:
-        encoder: The frozen encoder, on its device.
+        extractions: Encoders and their caches.
         clips: The samples' clips.
-        folder: Of the cache, from ``feature_folder``.
-        description: Goes into the folder, for people.
         layers: Layers to read, counted from 0; empty: the encoder's output.
         tokens: Keep all tokens (float16) and not only their mean.
         precision: ``fp32`` or ``bf16`` (autocast).
@@ -124,23 +140,44 @@ def extract(
         label: Stands before the progress bar.
 
     Raises:
-        ValueError: The features are not finite, or a cached file is damaged.
-        OSError: The disk is full, or has no room for the tokens.
+        ValueError: The features are not finite.
+        OSError: The disk is full, or has no room for the tokens; or a worker died.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "description.json", {**description, "samples": len(clips), "tokens": tokens})
-    shards = range(math.ceil(len(clips) / SHARD))
-    missing = [shard for shard in shards if not _is_whole(folder / f"{shard:06}.safetensors")]
-    todo = [row for shard in missing for row in _rows(shard, len(clips))]
-    with tqdm(total=len(todo), desc=label, unit="clip", disable=None, leave=False) as bar:
-        entries = _entries(clips, todo, workers)
-        for shard in missing:
-            _write_shard(encoder, entries, clips, shard, folder, layers, tokens, precision, batch_size, bar)
-    return Features(folder, len(clips))
+    size = shard_size(clips)
+    shards = range(math.ceil(len(clips) / size))
+    todo: dict[int, list[Extraction]] = {}
+    for extraction in extractions:
+        extraction.folder.mkdir(parents=True, exist_ok=True)
+        write_json(extraction.folder / "description.json", {**extraction.description, "samples": len(clips)})
+        for shard in shards:
+            if not _is_whole(_file(extraction.folder, shard)):
+                todo.setdefault(shard, []).append(extraction)
+    missing = sorted(todo)
+    rows = [range(shard * size, min(len(clips), (shard + 1) * size)) for shard in missing]
+    total = sum(map(len, rows))
+    loader = ClipLoader(clips, lambda step: rows[step] if step < len(rows) else range(0), workers)
+    with loader, tqdm(total=total, desc=label, unit="sample", disable=None, leave=False) as bar:
+        for step, shard in enumerate(missing):
+            read = loader(step)
+            for extraction in todo[shard]:
+                content = encode_clips(
+                    extraction.encoder, read["clips"], layers, precision, batch_size, tokens
+                )
+                _check(content, [clips.samples[row].path for row in rows[step]])
+                if tokens and step == 0:
+                    _check_room(extraction.folder, content["tokens"].nbytes // len(rows[0]) * total)
+                _write(_file(extraction.folder, shard), content, read["error"])
+            bar.update(len(rows[step]))
+    return [Features(extraction.folder, len(clips), size) for extraction in extractions]
 
 
-def _rows(shard: int, count: int) -> range:
-    return range(shard * SHARD, min(count, (shard + 1) * SHARD))
+def shard_size(clips: ClipSamples) -> int:
+    """Samples per file: fewer where a sample has many views."""
+    return max(1, min(SHARD, SHARD_BYTES // math.prod(clips.shape)))
+
+
+def _file(folder: Path, shard: int) -> Path:
+    return folder / f"{shard:06}.safetensors"
 
 
 def _is_whole(file: Path) -> bool:
@@ -151,75 +188,52 @@ def _is_whole(file: Path) -> bool:
         return False
 
 
-def _entries(clips: ClipSamples, rows: list[int], workers: int) -> Any:
-    """The entries of ``rows`` in their order, decoded by worker processes if wanted."""
-    if not workers or len(rows) < 2:
-        return (clips[row] for row in rows)
-    loader: Any = torch.utils.data.DataLoader(
-        torch.utils.data.Subset(clips, rows),  # type: ignore[arg-type]
-        batch_size=None,
-        num_workers=min(workers, len(rows)),
-        multiprocessing_context="spawn",
-        collate_fn=_as_it_is,
-    )
-    return iter(loader)
+def _write(file: Path, content: dict[str, Tensor], errors: Sequence[str]) -> None:
+    """One shard; what could not be read has zeros for features, and the reason beside them."""
+    for row, error in enumerate(errors):
+        if error:
+            for tensor in content.values():
+                tensor[row] = 0
+    notes = {str(row): error for row, error in enumerate(errors) if error}
+    write_atomic(file, lambda path: save_file(content, path, metadata=notes))
 
 
-def _as_it_is(entry: Any) -> Any:
-    return entry
-
-
-@torch.inference_mode()
-def _write_shard(
-    encoder: VideoEncoder,
-    entries: Any,
-    clips: ClipSamples,
-    shard: int,
-    folder: Path,
-    layers: Sequence[int],
-    tokens: bool,
-    precision: str,
-    batch_size: int,
-    bar: tqdm,
-) -> None:
-    pooled, kept, errors = [], [], {}
-    rows = _rows(shard, len(clips))
-    for position, row in enumerate(rows):
-        entry = next(entries)
-        encoded = encode_clips(
-            encoder, torch.from_numpy(np.asarray(entry["clips"])), layers, precision, batch_size
+def _check(content: dict[str, Tensor], paths: Sequence[str]) -> None:
+    finite = content["pooled"].flatten(1).isfinite().all(dim=1)
+    if "tokens" in content:
+        finite &= content["tokens"].flatten(1).isfinite().all(dim=1)
+    if not finite.all():
+        path = paths[int((~finite).nonzero()[0])]
+        raise ValueError(
+            f"the features of {path} are not finite; is the model sound? If it is, use precision=fp32"
         )
-        if entry["error"]:
-            errors[str(position)] = entry["error"]
-            encoded.zero_()
-        if not encoded.isfinite().all():
-            raise ValueError(
-                f"the features of {clips.samples[row].path} are not finite; is the model sound? Else use precision=fp32"
-            )
-        pooled.append(pool(encoded))
-        if tokens:
-            kept.append(encoded.flatten(1, 2).half().cpu())
-            if row == 0:
-                _check_room(folder, kept[0].nbytes * len(clips))
-        bar.update()
-    content = {"pooled": torch.stack(pooled).float().cpu()} | (
-        {"tokens": torch.stack(kept)} if tokens else {}
-    )
-    write_atomic(folder / f"{shard:06}.safetensors", lambda file: save_file(content, file, metadata=errors))
 
 
+@torch.no_grad()
 def encode_clips(
-    encoder: VideoEncoder, clips: Tensor, layers: Sequence[int], precision: str, batch_size: int
-) -> Tensor:
-    """Tokens ``(crops, L, segments * P * N, D)`` float32 of clips ``(crops, segments, T, C, H, W)``; ``L`` layers."""
+    encoder: VideoEncoder, clips: Tensor, layers: Sequence[int], precision: str, batch_size: int, tokens: bool
+) -> dict[str, Tensor]:
+    """What probes read of ``clips (n, crops, segments, T, C, H, W)``, on the CPU.
+
+    Returns:
+        ``pooled (n, crops, layers * D)`` float32 and, if wanted, ``tokens (n, crops, layers * segments * P * N, D)``
+        float16.
+    """
     device = next(encoder.parameters()).device
-    crops, segments = clips.shape[:2]
-    parts = []
-    for batch in clips.flatten(0, 1).split(batch_size):
+    views = clips.shape[:3]
+    pooled, kept = [], []
+    for batch in clips.flatten(0, 2).split(batch_size):
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            parts.append(encode(encoder, batch.to(device), layers).float())
-    encoded = torch.cat(parts)  # (crops * segments, L, P * N, D)
-    return encoded.unflatten(0, (crops, segments)).movedim(1, 2).flatten(2, 3)
+            encoded = encode(encoder, batch.to(device), layers).float()  # (b, L, P * N, D)
+        pooled.append(encoded.mean(dim=2).cpu())
+        if tokens:
+            kept.append(encoded.half().cpu())
+    # All segments have equally many tokens, so the mean of their means is that of all tokens.
+    content = {"pooled": torch.cat(pooled).unflatten(0, views).mean(dim=2).flatten(2)}
+    if tokens:
+        by_layer = torch.cat(kept).unflatten(0, views).movedim(3, 2)  # (n, crops, L, segments, P * N, D)
+        content["tokens"] = by_layer.flatten(2, 4).contiguous()
+    return content
 
 
 def encode(encoder: VideoEncoder, clips: Tensor, layers: Sequence[int]) -> Tensor:

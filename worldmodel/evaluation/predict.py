@@ -14,13 +14,15 @@ from worldmodel.data.clips import ClipShape
 from worldmodel.data.corpus_files import SourceConfig, find_files
 from worldmodel.data.images import is_image
 from worldmodel.evaluation.encoders import open_encoder
-from worldmodel.evaluation.features import encode_clips, pool
+from worldmodel.evaluation.features import encode_clips
 from worldmodel.evaluation.labelled import VIDEOS, Sample
 from worldmodel.evaluation.views import ClipSamples, ViewConfig
 from worldmodel.models.files import from_dict, load_part
 from worldmodel.models.probe_files import load_probe
 from worldmodel.models.video_encoder import VideoEncoder, VideoEncoderConfig
 from worldmodel.training.machine import choose_device
+
+BATCH = 16  # clips that are encoded at a time
 
 
 class Predictor:
@@ -82,11 +84,10 @@ class Predictor:
         clips = ClipSamples(list(samples), self.shape, self.views.size, self.views, self.views.crops)
         found = []
         for sample in samples:
-            encoded = encode_clips(
-                self.encoder, torch.from_numpy(clips.read(sample)), self.layers, "fp32", 16
-            )
-            inputs = pool(encoded) if self.probe.reads == "pooled" else encoded.flatten(1, 2)
-            logits = self.probe(inputs)
+            views = torch.from_numpy(clips.read(sample))[None]
+            kind = self.probe.reads
+            read = encode_clips(self.encoder, views, self.layers, "fp32", BATCH, kind == "tokens")[kind][0]
+            logits = self.probe(read.float().to(self.device))
             found.append((logits.softmax(dim=-1) if self.classes else logits).mean(dim=0).cpu())
         return torch.stack(found)
 

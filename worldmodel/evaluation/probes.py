@@ -1,6 +1,7 @@
 """A probing study: all wanted probes of an encoder on one labelled set; what is done is kept on disk at once."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 from worldmodel.atomic import write_atomic
 from worldmodel.data.clips import ClipShape
 from worldmodel.evaluation.encoders import NamedEncoder
-from worldmodel.evaluation.features import Features, extract, feature_folder
+from worldmodel.evaluation.features import Extraction, Features, extract, feature_folder
 from worldmodel.evaluation.finetune import FineTuneConfig, FineTuned, Tuning, answer, fit_finetuned
 from worldmodel.evaluation.fitting import (
     Fitted,
@@ -144,26 +145,6 @@ class Study:
             "precision": self.machine.precision,
         }
 
-    def extract(self) -> None:
-        """Compute, or read again, the features of both parts."""
-        self.named.encoder.to(self.machine.device)
-        tokens = "attentive" in self.config.kinds
-        for part in ("train", "test"):
-            clips = self.clips(part)
-            description = {**self.describe(), "crops": clips.crops, "tokens": tokens}
-            self.features[part] = extract(
-                self.named.encoder,
-                clips,
-                feature_folder(self.cache, description, clips.samples),
-                description,
-                layers=self.layers,
-                tokens=tokens,
-                precision=self.machine.precision,
-                batch_size=self.machine.batch_size,
-                workers=self.machine.workers,
-                label=f"{self.named.name} encoder, {part}",
-            )
-
     def unreadable(self, allowed: float = 1.0) -> dict[str, str]:
         """Samples that could not be read, and why.
 
@@ -207,7 +188,7 @@ class Study:
     def run(self) -> dict[str, Stage]:
         """Every stage by its name: a kind of probe, or ``kind/shots/draw``. Finished ones are read from disk.
 
-        Call ``extract`` first.
+        Call ``extract_all`` first.
         """
         kinds = self.config.kinds if self.labelled.classes else ["ridge"]
         stages = {kind: self.stage(kind) for kind in kinds}
@@ -298,3 +279,30 @@ class Study:
             "layers": self.layers,
             "chosen": chosen,
         }
+
+
+def extract_all(studies: Sequence[Study]) -> None:
+    """Compute, or read again, the features of several encoders on one labelled set, reading its files once."""
+    machine = studies[0].machine
+    tokens = "attentive" in studies[0].config.kinds
+    for study in studies:
+        study.named.encoder.to(machine.device)
+    for part in ("train", "test"):
+        clips = studies[0].clips(part)
+        extractions = []
+        for study in studies:
+            description = {**study.describe(), "crops": clips.crops, "tokens": tokens}
+            folder = feature_folder(study.cache, description, clips.samples)
+            extractions.append(Extraction(study.named.encoder, folder, description))
+        found = extract(
+            extractions,
+            clips,
+            layers=studies[0].layers,
+            tokens=tokens,
+            precision=machine.precision,
+            batch_size=machine.batch_size,
+            workers=machine.workers,
+            label=f"features, {part}",
+        )
+        for study, features in zip(studies, found, strict=True):
+            study.features[part] = features

@@ -47,9 +47,9 @@ class TaskConfig:
     #: Seconds between two parts of a video that nothing uses.
     gap: float = 0.5
     #: Windows of each video to train on; they overlap where the video is short.
-    windows: int = 40
+    windows: int = 24
     #: Windows of each video to test on; likewise.
-    test_windows: int = 20
+    test_windows: int = 12
     #: speed: frames from one of a clip's frames to the next, one class each.
     strides: list[int] = field(default_factory=lambda: [1, 2, 4])
     #: order and source: frames from one of a clip's frames to the next.
@@ -139,10 +139,11 @@ def _video_samples(
         for split, first, stop in _parts(video, config, held_out):
             count = config.test_windows if split == "test" else config.windows
             count = max(1, round(count * (config.select if split == "val" else 1.0)))
-            for start in _window_starts(first, stop - span + 1, count):
+            starts = _window_starts(first, stop - span + 1, count)
+            if task != "source":
+                starts = _fair(video, starts, span, task, config)
+            for start in starts:
                 window = np.arange(start, start + span, (span - 1) // (frames - 1) if frames > 1 else 1)
-                if task != "source" and not _is_fair(video, window, task, config):
-                    continue
                 # Windows that overlap are in one group, or in two that lie side by side.
                 group = (
                     f"{number}"
@@ -176,15 +177,21 @@ def _window_starts(first: int, stop: int, count: int) -> list[int]:
     return np.unique(np.linspace(first, stop - 1, count).round().astype(np.int64)).tolist()
 
 
-def _is_fair(video: Video, window: np.ndarray, task: str, config: TaskConfig) -> bool:
-    """Whether something moves in a window, and, for order, nothing fades."""
+def _fair(video: Video, starts: list[int], span: int, task: str, config: TaskConfig) -> list[int]:
+    """The windows in which something moves and, for order, nothing fades."""
+    if not starts:
+        return []
     box = centre_box(video.index.height, video.index.width)
-    ends = video.map(window[[0, -1]], partial(crop_resize_picture, box=box, size=THUMBNAIL)).astype(
-        np.float32
-    )
-    if np.abs(ends[1] - ends[0]).mean() < config.min_change:
-        return False
-    return task != "order" or abs(float(ends[1].mean() - ends[0].mean())) <= config.max_fade
+    wanted = np.unique([starts, [start + span - 1 for start in starts]])
+    small = video.map(wanted, partial(crop_resize_picture, box=box, size=THUMBNAIL)).astype(np.float32)
+    pictures = dict(zip(wanted.tolist(), small, strict=True))
+    fair = []
+    for start in starts:
+        first, last = pictures[start], pictures[start + span - 1]
+        fades = abs(float(last.mean() - first.mean())) > config.max_fade
+        if np.abs(last - first).mean() >= config.min_change and not (task == "order" and fades):
+            fair.append(start)
+    return fair
 
 
 def _classes(

@@ -11,6 +11,8 @@ from worldmodel.data.images import is_image, read_image
 from worldmodel.data.videos import Video, open_video
 from worldmodel.evaluation.labelled import Sample
 
+KNOWN_BYTES = 2**27
+
 
 @dataclass
 class ViewConfig:
@@ -70,6 +72,7 @@ class ClipSamples:
         self, samples: list[Sample], shape: ClipShape, size: int, views: ViewConfig, crops: int = 1
     ) -> None:
         self.samples, self.clip, self.size, self.views, self.crops = samples, shape, size, views, crops
+        self._path, self._known = "", dict[int, np.ndarray]()  # cut frames of the file that was read last
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -82,14 +85,33 @@ class ClipSamples:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """``clips (crops, segments, T, C, H, W)`` uint8, and ``error``: why they are black, or empty."""
+        sample = self.samples[index]
+        if sample.path != self._path or len(self._known) * self.size**2 * 3 * self.crops > KNOWN_BYTES:
+            self._path, self._known = sample.path, {}
         try:
-            return {"clips": self.read(self.samples[index]), "error": ""}
+            return {"clips": self.read(sample, known=self._known), "error": ""}
         except (OSError, ValueError) as error:
             text = " ".join(str(error).split()) or type(error).__name__
             return {"clips": np.zeros(self.shape, dtype=np.uint8), "error": text}
 
-    def read(self, sample: Sample, rng: np.random.Generator | None = None) -> np.ndarray:
-        """The clips of a sample, ``(crops, segments, T, C, H, W)`` uint8; with ``rng``, one random crop.
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_path": "", "_known": {}}
+
+    def read(
+        self,
+        sample: Sample,
+        rng: np.random.Generator | None = None,
+        known: dict[int, np.ndarray] | None = None,
+    ) -> np.ndarray:
+        """The clips of a sample.
+
+        Args:
+            sample: One of these samples, or any other.
+            rng: Draws one random crop, instead of the usual ones.
+            known: Cut frames of this file, by index, which need not be decoded; those that were are added.
+
+        Returns:
+            ``(crops, segments, T, C, H, W)`` uint8.
 
         Raises:
             ValueError: The file is damaged, or has no frame in the part to look at.
@@ -109,7 +131,13 @@ class ClipSamples:
             def cut(picture: np.ndarray) -> np.ndarray:
                 return np.stack([crop_resize_picture(picture, box, self.size) for box in boxes])
 
-            frames = video.map(chosen.ravel(), cut)  # (segments * T, crops, C, H, W)
+            known = {} if known is None else known
+            missing = [index for index in np.unique(chosen).tolist() if index not in known]
+            if missing:
+                known.update(zip(missing, video.map(missing, cut), strict=True))
+            frames = np.stack(
+                [known[index] for index in chosen.ravel().tolist()]
+            )  # (segments * T, crops, C, H, W)
         return np.ascontiguousarray(frames.swapaxes(0, 1).reshape(len(boxes), *self.shape[1:]))
 
     def _boxes(self, height: int, width: int, rng: np.random.Generator | None) -> tuple[Box, ...]:
