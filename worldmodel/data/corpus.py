@@ -21,7 +21,7 @@ from worldmodel.data.crops import crop_resize_picture, random_box
 from worldmodel.data.images import ImageError, is_image, read_image
 from worldmodel.data.strings import Strings
 from worldmodel.data.video_decoder import FrameError, VideoError
-from worldmodel.data.videos import Video, open_video
+from worldmodel.data.videos import Video, check_backend, open_video
 from worldmodel.seeding import keyed_rng
 
 SPLITS = ("all", "train", "held_out")
@@ -130,6 +130,7 @@ class Corpus:
     def __init__(self, config: CorpusConfig, seed: int = 0, split: str = "all") -> None:
         if split not in SPLITS:
             raise ValueError(f"split={split} is unknown; choose one of {', '.join(SPLITS)}")
+        check_backend(config.backend)
         self.config, self.seed, self.split = config, seed, split
         sources = config.named_sources()
         self.listings = [find_files(source) for source in sources.values()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -81,38 +81,43 @@ def check_file(path: str, verify: bool = False, accesses: int = 48) -> FileFacts
 
 
 def check_files(
-    paths: Sequence[str], verify: bool = False, accesses: int = 48, workers: int = 2
+    paths: Sequence[str],
+    verify: bool = False,
+    accesses: int = 48,
+    workers: int = 2,
+    check: Callable[[str, bool, int], FileFacts] = check_file,
 ) -> Iterator[FileFacts]:
-    """``check_file`` for many, in several processes, in the order of ``paths``.
+    """``check`` of many files, in several processes, in the order of ``paths``.
 
     A file on which the decoder crashes is a damaged file: it is tried again by itself, so that the others that were in
     hand do not suffer. What was decoded is cached, so that an interrupted check goes on where it was.
 
     Args:
         workers: Processes; 0 checks in this one.
+        check: What is done to each file; it must be picklable.
     """
     if workers < 0:
         raise ValueError(f"workers={workers} must not be negative")
     if workers == 0:
-        yield from (check_file(path, verify, accesses) for path in paths)
+        yield from (check(path, verify, accesses) for path in paths)
         return
     waiting, pending = iter(paths), deque[tuple[str, Future[FileFacts]]]()
     pool = _pool(workers)
     try:
         while True:
             for path in islice(waiting, 4 * workers - len(pending)):
-                pending.append((path, pool.submit(check_file, path, verify, accesses)))
+                pending.append((path, pool.submit(check, path, verify, accesses)))
             if not pending:
                 return
             path, future = pending[0]
             try:
                 facts = future.result()
             except BrokenProcessPool:
-                facts = _check_alone(path, verify, accesses)
+                facts = _check_alone(check, path, verify, accesses)
                 pool.shutdown(wait=False, cancel_futures=True)
                 pool = _pool(workers)
                 again = [path for path, _ in pending]
-                pending = deque((path, pool.submit(check_file, path, verify, accesses)) for path in again)
+                pending = deque((path, pool.submit(check, path, verify, accesses)) for path in again)
             pending.popleft()
             yield facts
     finally:
@@ -123,10 +128,12 @@ def _pool(workers: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
 
 
-def _check_alone(path: str, verify: bool, accesses: int) -> FileFacts:
+def _check_alone(
+    check: Callable[[str, bool, int], FileFacts], path: str, verify: bool, accesses: int
+) -> FileFacts:
     with _pool(1) as pool:
         try:
-            return pool.submit(check_file, path, verify, accesses).result()
+            return pool.submit(check, path, verify, accesses).result()
         except BrokenProcessPool:
             return FileFacts(path, "the decoder crashed")
 

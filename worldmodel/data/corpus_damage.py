@@ -9,15 +9,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from worldmodel.atomic import write_bytes
-from worldmodel.data.corpus_files import CorpusError
+from worldmodel.data.corpus_files import CorpusError, DamageWarning
+
+__all__ = ["DamageLog", "DamageWarning", "is_short", "one_line", "write_table"]
 
 COLUMNS = ("path", "reason")
 FEW = 200  # files that a share is taken of at least, so that one among the first few does not end a run
 NAMED = 10  # files that an error names
-
-
-class DamageWarning(UserWarning):
-    """A file of the corpus cannot be used, and another one took its place."""
 
 
 class DamageLog:
@@ -25,8 +23,9 @@ class DamageLog:
 
     Args:
         files: How many files the corpus has.
-        max_damaged: Above this share of the files seen so far (or of 200, as long as fewer were seen) the run is to
-            stop. Files that are merely too short do not count.
+        max_damaged: The run is to stop once more than this share of the corpus's files are damaged, or of the files
+            seen since the log was opened (of 200, as long as fewer were seen: one bad file among the first few is no
+            reason). Files that are merely too short do not count.
         path: A CSV file that lists them, with reasons; one of an earlier part of the run is continued.
 
     Attributes:
@@ -37,7 +36,7 @@ class DamageLog:
         self.files, self.max_damaged = files, max_damaged
         self.path = None if path is None else Path(path)
         self.skipped: dict[str, str] = {}
-        self._samples = 0
+        self._samples = self._found = 0
         if self.path is not None and self.path.exists():
             with open(self.path, newline="", encoding="utf-8", errors="surrogateescape") as file:
                 rows = list(csv.reader(file))[1:]
@@ -60,6 +59,7 @@ class DamageLog:
         if not new:
             return
         self.skipped.update(new)
+        self._found += sum(not is_short(reason) for reason in new.values())
         for path, reason in new.items():
             warnings.warn(f"left out {path}: {reason}", DamageWarning, stacklevel=2)
         if self.path is not None:
@@ -68,14 +68,18 @@ class DamageLog:
 
     def _check(self) -> None:
         damaged = self.damaged
-        seen = min(self.files, max(FEW, self._samples + len(self.skipped)))
-        if len(damaged) <= self.max_damaged * seen:
+        seen = min(self.files, max(FEW, self._samples))
+        if len(damaged) > self.max_damaged * self.files:
+            share = f"{len(damaged)} of {self.files} files"
+        elif self._found > self.max_damaged * seen:
+            share = f"{self._found} of the {seen} files that were read"
+        else:
             return
         first = ", ".join(f"{path} ({self.skipped[path]})" for path in damaged[:NAMED])
         more = f" and {len(damaged) - NAMED} more" if len(damaged) > NAMED else ""
         where = f"; the list is in {self.path}" if self.path is not None else ""
         raise CorpusError(
-            f"{len(damaged)} of {seen} files are damaged, more than max_damaged={self.max_damaged:g} allows: "
+            f"{share} are damaged, more than max_damaged={self.max_damaged:g} allows: "
             f"{first}{more}{where}; remove them, or raise max_damaged"
         )
 

@@ -9,6 +9,7 @@ import io
 import itertools
 import os
 import re
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 from worldmodel.data.images import SUFFIXES as IMAGE_SUFFIXES
 from worldmodel.data.images import is_image
 from worldmodel.data.strings import Strings
-from worldmodel.data.tar_shards import TarIndex, load_tar_index, locate, split_member
+from worldmodel.data.tar_shards import load_tar_index, locate, split_member
 
 VIDEO_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts", ".vob"),
@@ -32,6 +33,10 @@ LABEL_COLUMNS = ("label", "class", "category", "target")
 
 class CorpusError(ValueError):
     """A corpus that cannot be used as it is."""
+
+
+class DamageWarning(UserWarning):
+    """A file of a corpus cannot be used, and others take its place."""
 
 
 @dataclass
@@ -206,7 +211,11 @@ def _size(path: str) -> int:
 
 
 def _from_shard(path: str, name: str) -> Iterator[Found]:
-    index: TarIndex = load_tar_index(path)
+    index = load_tar_index(path)
+    if index.truncated:
+        warnings.warn(
+            f"{path} is truncated; its first {len(index.names)} members are used", DamageWarning, stacklevel=2
+        )
     for member, size, label in zip(index.names, index.sizes, index.labels, strict=True):
         if member.lower().endswith((*VIDEO_SUFFIXES, *IMAGE_SUFFIXES)):
             yield Found(f"{path}::{member}", f"{name}::{member}", int(size), label)

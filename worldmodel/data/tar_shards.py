@@ -142,12 +142,13 @@ def build_tar_index(shard: str) -> TarIndex:
     names: list[str] = []
     spans: list[tuple[int, int]] = []
     labels: dict[str, str] = {}
-    truncated = False
+    truncated, end = False, 0
     try:
         with tarfile.open(shard, "r:") as tar, open(shard, "rb") as file:
             try:
                 for member in tar:
                     tar.members = []  # type: ignore[attr-defined]  # else every header is kept
+                    end = member.offset_data + (member.size if member.isreg() else 0)
                     if not member.isreg() or member.sparse is not None:
                         continue
                     _check_name(shard, member.name)
@@ -163,6 +164,9 @@ def build_tar_index(shard: str) -> TarIndex:
                             labels[sample_key(member.name)] = label
             except tarfile.ReadError:
                 truncated = True
+            file.seek(end + -end % tarfile.BLOCKSIZE)
+            rest = file.read(tarfile.BLOCKSIZE)  # zeros, if the archive was finished
+            truncated = truncated or (rest != b"" and rest != bytes(tarfile.BLOCKSIZE))
     except tarfile.TarError as error:
         raise ValueError(
             f"{shard} is not an uncompressed tar file ({error}); unpack it, or pack it again without compression"

@@ -20,7 +20,16 @@ from worldmodel.data.video_decoder import FrameError, VideoError
 from worldmodel.data.video_index import VideoIndex, build_index, load_index
 from worldmodel.data.video_reader import Reader
 
-__all__ = ["FrameError", "Video", "VideoError", "VideoIndex", "build_index", "load_index", "open_video"]
+__all__ = [
+    "FrameError",
+    "Video",
+    "VideoError",
+    "VideoIndex",
+    "build_index",
+    "check_backend",
+    "load_index",
+    "open_video",
+]
 
 BACKENDS = ("auto", "pyav", "decord", "torchcodec")
 OPEN_FILES = 8  # per process and thread
@@ -53,16 +62,23 @@ def open_video(
         VideoError: The file is not a video, or has no frames.
         OSError: There is no such file, or it may not be read.
     """
-    if backend not in BACKENDS:
-        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, not {backend!r}")
+    check_backend(backend)
     if threads < 1:
         raise ValueError(f"threads must be at least 1, not {threads}")
-    if backend in READERS:
-        reason = why_unavailable(backend)
-        if reason:
-            raise ValueError(f"backend={backend} cannot be used: {reason}; or use backend=pyav")
-        verify = True
-    return Video(load_index(path, verify, cache), threads, backend)
+    return Video(load_index(path, verify or backend in READERS, cache), threads, backend)
+
+
+def check_backend(backend: str) -> None:
+    """See that a backend is one, and can be used on this machine.
+
+    Raises:
+        ValueError: It is not, or cannot.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, not {backend!r}")
+    reason = why_unavailable(backend)
+    if reason:
+        raise ValueError(f"backend={backend} cannot be used: {reason}; or use backend=pyav")
 
 
 class Video:

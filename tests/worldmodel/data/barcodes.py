@@ -46,6 +46,11 @@ def read(frame: np.ndarray) -> int | None:
     return index
 
 
+def shown(frames: np.ndarray) -> list[int | None]:
+    """The index that each frame shows."""
+    return [read(frame) for frame in frames]
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How one test video is made: the file's name, the encoder, its options, and the frames' times."""
