@@ -44,7 +44,8 @@ def key_facts(run: PretrainingRun, facts: Facts, rows: Rows, encoder: VideoEncod
         clip = f"{c.frames} frames of {c.image_size} px" + (f", {clip_seconds:.1f} s" if clip_seconds else "")
         grid = c.grid
         found.append(("Clip", f"{clip}; {grid.steps} × {grid.rows} × {grid.columns} tokens"))
-    found.append(("Steps", f"{steps:,} of {int(loop.get('steps', steps)):,}" if not done else f"{steps:,}"))
+    total = int(loop.get("steps", steps))
+    found.append(("Steps", f"{steps:,}" if done or steps == total else f"{steps:,} of {total:,}"))
     if samples:
         found.append(("Clips seen", f"{samples:,}"))
     if samples and clip_seconds:

@@ -21,7 +21,7 @@ from worldmodel.report.training_curves import run_curves
 from worldmodel.report.video import encode_mp4
 
 TRAINED, UNTRAINED = "Trained", "Untrained"
-_KINDS = {"masked_latent": "V-JEPA", "masked_pixels": "VideoMAE"}
+_KINDS = {"target_norm": "V-JEPA", "normalise": "VideoMAE"}
 #: Films on the page: the first moves, all are shown as strips.
 _FILMS = 4
 
@@ -146,8 +146,9 @@ def _build(
     trouble: Sequence[str],
 ) -> str:
     rows = run.metrics()
-    objective = run.config.get("objective", {})
-    kind = _KINDS.get(str(objective.get("kind", "masked_latent")), "Masked")
+    # Which objective it was shows in its settings: a target's normalisation, or pixels'.
+    objective = run.config.get("objective") or {}
+    kind = next((name for key, name in _KINDS.items() if key in objective), "Masked")
     encoder = encoders[0][2] if encoders and encoders[0][0] == TRAINED else None
     title = f"{kind} pretraining: {run.path.name}"
 

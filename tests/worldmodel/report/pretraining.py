@@ -65,7 +65,7 @@ def make_run(path: Path, *, lr: float = 1e-3, model: bool = True, scale: float =
         "seed": 3,
         "encoder": asdict(CONFIG),
         "mask": {"short": asdict(MaskConfig(kind="random", ratio=0.5))},
-        "objective": {"loss": "l1"},
+        "objective": {"loss": "l1", "target_norm": "layer"},
         "loop": {"steps": 100, "batch_size": 8, "lr": lr},
         "out": str(path),
     }

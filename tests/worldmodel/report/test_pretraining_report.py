@@ -100,6 +100,8 @@ def test_a_run_that_has_only_begun(tmp_path: Path, fake: Any) -> None:
     assert "because the run has no model yet" in text
     assert "nothing is logged yet" in text
     assert "kept no report/facts.json" in text
+    (path / "config.json").write_text((path / "config.json").read_text().replace("target_norm", "normalise"))
+    assert "VideoMAE pretraining: begun" in text_of(remake_pretraining_report(path))
     assert "No probe has been run" in text
 
 
