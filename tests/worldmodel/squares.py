@@ -18,29 +18,26 @@ from worldmodel.seeding import keyed_rng
 from worldmodel.training.monitors import gradient_norms
 
 
-def squares(
-    indices: Iterable[int], frames: int = 4, size: int = 32, slow: float = 1.0, jump: bool = False
-) -> Tensor:
-    """Clips ``(B, T, 3, size, size)`` uint8 of a bright square that moves over a plain background.
+def squares(indices: Iterable[int], frames: int = 4, fade: float = 1.0, change: bool = False) -> Tensor:
+    """Clips ``(B, T, 3, 32, 32)`` uint8 of a bright square that moves over a plain background, in colours of its own.
 
     Args:
         indices: One clip each, always the same.
-        slow: Its speed is multiplied by this from frame to frame. Below 1, time has a direction.
-        jump: Half way, it is suddenly elsewhere: impossible.
+        fade: Everything darkens by this factor from frame to frame. Below 1, time has a direction.
+        change: Half way, the colours are suddenly others: impossible.
     """
     clips = []
     for index in indices:
         rng = keyed_rng("squares", index)
-        clip = np.empty((frames, 3, size, size), np.uint8)
-        clip[:] = rng.integers(0, 120, (3, 1, 1))
-        place, speed = rng.uniform(0, size - 8, 2), rng.uniform(-4, 4, 2)
-        elsewhere, colour = rng.uniform(0, size - 8, 2), rng.integers(130, 256, (3, 1, 1))
+        grounds, colours = rng.integers(0, 120, (2, 3, 1, 1)), rng.integers(130, 256, (2, 3, 1, 1))
+        place, speed = rng.uniform(0, 24, 2), rng.uniform(-4, 4, 2)
+        clip = np.empty((frames, 3, 32, 32), np.uint8)
         for t in range(frames):
-            if jump and t == frames // 2:
-                place = elsewhere
-            row, column = np.clip(place, 0, size - 8).round().astype(int)
-            clip[t, :, row : row + 8, column : column + 8] = colour
-            place, speed = place + speed, speed * slow
+            look = int(change and t >= frames // 2)
+            row, column = np.clip(place, 0, 24).round().astype(int)
+            clip[t] = grounds[look] * fade**t
+            clip[t, :, row : row + 8, column : column + 8] = colours[look] * fade**t
+            place = place + speed
         clips.append(clip)
     return torch.from_numpy(np.stack(clips))
 
@@ -55,9 +52,9 @@ def small_objective(config: ObjectiveConfig, frames: int = 4) -> Objective:
 
 
 def train(
-    objective: Objective, masks: dict[str, MaskConfig], steps: int, lr: float = 1e-3, slow: float = 1.0
+    objective: Objective, masks: dict[str, MaskConfig], steps: int, lr: float = 1e-3, **kind: Any
 ) -> list[dict[str, Any]]:
-    """Train on squares, 16 clips a step; returns the rows that the loop would log, ten of them with monitors."""
+    """Train on squares of some kind, 16 clips a step; returns rows as the loop logs them, ten of them with monitors."""
     encoder = objective.parts()["encoder"]
     assert isinstance(encoder, VideoEncoder)
     trained = [p for p in objective.parameters() if p.requires_grad]
@@ -65,7 +62,7 @@ def train(
     rows = []
     for step in range(steps):
         ids = range(16 * step, 16 * step + 16)
-        clips = squares(ids, encoder.config.frames, slow=slow)
+        clips = squares(ids, encoder.config.frames, **kind)
         batch = Batch(step, ids, (clips,), draw_masks(masks, encoder.grid, 0, ids))
         objective.train()
         loss = objective(batch)["loss"]

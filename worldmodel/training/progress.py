@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from worldmodel.objectives.base import Batch
+from worldmodel.training.diagnosis import Watch
 from worldmodel.training.distributed import World
 from worldmodel.training.estimate import estimate
 from worldmodel.training.parallel import Replica
-from worldmodel.training.run import Metrics, Run
+from worldmodel.training.run import Metrics, Run, read_metrics
 from worldmodel.training.sinks import WandbSink
 
 if TYPE_CHECKING:
@@ -47,7 +48,9 @@ class Progress:
         world.from_first(self._open)
 
     def _open(self) -> None:
-        self._metrics = Metrics(self._run.path / "metrics.jsonl", resume_step=self._first)
+        file = self._run.path / "metrics.jsonl"
+        self._metrics = Metrics(file, resume_step=self._first)
+        self._watch = Watch(read_metrics(file))
         self._wandb = WandbSink(self._run.log, self._run.path, self._run.config)
         clips = self._config.batch_size
         self._bar = tqdm(
@@ -89,7 +92,7 @@ class Progress:
         logger.info("%s: %s; %s, %s", self._label, "; ".join(parts), at, config.precision)
 
     def log(self, row: dict[str, Any]) -> None:
-        """Write a row of metrics; every process calls it.
+        """Write a row of metrics, and say what it gives cause to warn of; every process calls it.
 
         Raises:
             OSError: It cannot be written (full disk).
@@ -98,6 +101,8 @@ class Progress:
         def write() -> None:
             self._metrics.log(row)
             self._wandb.log(row)
+            for text in self._watch.see(row):
+                logger.warning("%s: %s", self._label, text)
 
         self._world.from_first(write)
 

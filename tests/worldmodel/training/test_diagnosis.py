@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import types
+from pathlib import Path
 from typing import Any
 
 import pytest
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from tests.worldmodel.squares import small_objective, train
 from worldmodel.masks import MaskConfig
+from worldmodel.objectives.base import Batch, Objective
 from worldmodel.objectives.masked_latent import MaskedLatentConfig, MaskedLatentPrediction
 from worldmodel.training.diagnosis import Watch, diagnose
+from worldmodel.training.loop import LoopConfig, fit
+from worldmodel.training.run import Run
 
 VJEPA = {
     "short": MaskConfig(kind="blocks", blocks=4),
@@ -140,3 +145,26 @@ def test_a_watch_says_a_thing_once_and_again_when_it_comes_back() -> None:
     assert len(watch.see(bad[-1] | {"step": 34})) == 1
     # A resumed run does not repeat what was said before.
     assert Watch(bad).see(bad[-1] | {"step": 30}) == []
+
+
+def test_the_loop_says_the_warnings(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Shrinking(Objective):
+        """Features whose spread falls by half from step to step."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, batch: Batch) -> dict[str, Tensor]:
+            return {"loss": self.scale.square()}
+
+        def monitor(self, batch: Batch) -> dict[str, float]:
+            return {"token_std": 0.5**batch.step, "token_rank": 5.0, "clip_rank": 5.0}
+
+    config = LoopConfig(steps=6, batch_size=2, monitor_every=1, precision="fp32")
+    run = Run(tmp_path, {})
+    with caplog.at_level("WARNING"):
+        fit(Shrinking(), lambda step: Batch(step, range(2), (torch.ones(2, 1),)), config, run, "shrinking")
+    run.close()
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [text[:21] for text in said] == ["shrinking: step 3: fe"]
