@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import shlex
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,6 @@ import torch
 
 from worldmodel.data.episodes import EpisodeStore
 from worldmodel.data.windows import Windows
-from worldmodel.masks import Grid, MaskConfig, draw_masks
 from worldmodel.objectives.base import Batch
 from worldmodel.seeding import KeyedOrder
 from worldmodel.training.distributed import rank_indices
@@ -50,6 +51,13 @@ def open_run(job: str, config: Any, inputs: dict[str, str] | None = None) -> Run
     return Run(path, values, getattr(config, "log", None))
 
 
+def command_line(job: str) -> str:
+    """The command that runs in this process, as it was typed; empty if the job was called from elsewhere."""
+    if Path(sys.argv[0]).stem == job:
+        return shlex.join(["worldmodel", job, *sys.argv[1:]])
+    return shlex.join(["worldmodel", *sys.argv[1:]]) if sys.argv[1:2] == [job] else ""
+
+
 def prepare(run: Run, device: str, threads: int) -> str:
     """Set the number of torch threads, and return the device; both are chosen once per run and recorded.
 
@@ -85,20 +93,6 @@ def split_episodes(store: EpisodeStore, held_out: float) -> tuple[range, range]:
     if count >= len(store):
         raise ValueError(f"{store.path} has {len(store)} episodes, too few to hold {count} out; collect more")
     return range(len(store) - count), range(len(store) - count, len(store))
-
-
-def clip_batches(
-    windows: Windows, mask: Mapping[str, MaskConfig], grid: Grid, batch_size: int, seed: int
-) -> Callable[[int], Batch]:
-    """A function from the step to this process's part of its batch of clips with masks."""
-    order = KeyedOrder(len(windows), seed)
-
-    def draw(step: int) -> Batch:
-        ids = rank_indices(step, batch_size)
-        clips = torch.from_numpy(windows.frames([order[i] for i in ids]))
-        return Batch(step, ids, views=(clips,), masks=draw_masks(mask, grid, seed, ids))
-
-    return draw
 
 
 def window_batches(windows: Windows, batch_size: int, seed: int) -> Callable[[int], Batch]:

@@ -10,7 +10,10 @@ from torch import Tensor, nn
 from worldmodel.models.dynamics import MLPDynamics, MLPDynamicsConfig
 from worldmodel.models.files import from_dict, load_part, read_config, save_parts
 from worldmodel.models.heads import TokenHead, TokenHeadConfig
+from worldmodel.models.pretrained import load_encoder, save_encoder
 from worldmodel.models.video_encoder import VideoEncoder, VideoEncoderConfig
+
+__all__ = ["ActionSpec", "WorldModel", "WorldModelConfig", "load_encoder", "save_encoder"]
 
 
 @dataclass
@@ -107,32 +110,3 @@ def _config(values: dict[str, Any], source: str) -> WorldModelConfig:
         dynamics=from_dict(MLPDynamicsConfig, values["dynamics"], source),
         actions=from_dict(ActionSpec, values["actions"], source),
     )
-
-
-def save_encoder(path: str | Path, parts: dict[str, nn.Module], config: dict[str, Any], card: str) -> None:
-    """Write a pretrained encoder: ``encoder`` (student), ``target_encoder`` (EMA) and ``predictor``.
-
-    Raises:
-        OSError: The disk is full or not writable.
-    """
-    save_parts(Path(path), "video_encoder", config, parts, card)
-
-
-def load_encoder(path: str | Path, weights: str = "ema") -> VideoEncoder:
-    """Read a pretrained encoder, in evaluation mode.
-
-    Args:
-        path: The model directory.
-        weights: ``"ema"`` (target encoder) or ``"student"`` (context encoder).
-
-    Raises:
-        FileNotFoundError: There is no model.
-        ValueError: ``weights`` is unknown, or the directory does not hold a video encoder of this shape.
-    """
-    names = {"ema": "target_encoder", "student": "encoder"}
-    if weights not in names:
-        raise ValueError(f"weights={weights!r} is unknown; choose 'ema' or 'student'")
-    config = read_config(Path(path), "video_encoder")
-    encoder = VideoEncoder(from_dict(VideoEncoderConfig, config.get("encoder", {}), f"{path}/config.json"))
-    load_part(Path(path), names[weights], encoder)
-    return encoder.eval()
