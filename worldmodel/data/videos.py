@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 
+import av
 import numpy as np
 
 from worldmodel.data.video_backends import READERS, reader_for, why_unavailable
@@ -154,7 +155,12 @@ class Video:
             rows.setdefault(index, []).append(row)
         reader = _pool().get(self)
         for index in sorted(rows):
-            picture = reader.read(index)
+            try:
+                picture = reader.read(index)
+            except VideoError:
+                raise
+            except (av.FFmpegError, ValueError):  # such as a pixel format that cannot be converted
+                picture = None
             if picture is None:
                 self.damaged.add(index)
                 raise self._missing(index)
