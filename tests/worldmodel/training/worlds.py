@@ -25,7 +25,8 @@ from worldmodel.training.loop import LoopConfig, fit, make_optimizer
 from worldmodel.training.run import Run
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([__name__, "worldmodel.training.loop"])
+# torch imports the first of these with the first optimiser: seconds, in every process.
+CONTEXT.set_forkserver_preload(["torch._dynamo", "torch.testing", "worldmodel.training.loop", __name__])
 
 
 class Layer(nn.Module):
@@ -174,9 +175,9 @@ def _enter(
     try:
         with processes():
             result = work(*args, **kwargs)
+        pipe.send(result if isinstance(result, int | str | list) else None)
     except BaseException as error:
         traceback.print_exc()
-        result = f"{type(error).__name__}: {error}"
-    pipe.send(result if isinstance(result, int | str | list) else None)
-    pipe.close()
+        pipe.send(f"{type(error).__name__}: {error}")
+        os._exit(1)  # as the command line: letting go of the error's frames may hang
     os._exit(0)
