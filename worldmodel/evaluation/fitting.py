@@ -40,13 +40,13 @@ class HeadConfig:
     """Grid and length of a head's training; the first values are taken where nothing can be chosen."""
 
     #: Peak learning rates of AdamW.
-    lrs: list[float] = field(default_factory=lambda: [3e-3, 1e-3, 1e-2])
+    lrs: list[float] = field(default_factory=lambda: [1e-2, 1e-3, 1e-1])
     #: Weight decays; every learning rate is tried with each.
     weight_decays: list[float] = field(default_factory=lambda: [0.1, 1e-3, 1.0])
     #: Passes over the training set.
     epochs: int = 20
     #: At least so many optimiser steps, however small the training set.
-    min_steps: int = 300
+    min_steps: int = 500
     #: Samples per step.
     batch_size: int = 64
     #: Share of the steps over which the learning rate rises.

@@ -15,6 +15,7 @@ time (the first frame of a group is sharper than the last, and decoders smear al
 far smaller than the files' pictures, which weakens them, but only the untrained control shows how much they give away.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -216,17 +217,18 @@ def _classes(
 
 
 def _equal_numbers(per_video: list[list[Sample]]) -> list[list[Sample]]:
-    """Equally many windows of each video in each split; videos that lack one of the splits are left out."""
-    splits = ("train", "val", "test")
-    usable = [some for some in per_video if {sample.split for sample in some} == set(splits)]
-    counts = {s: min((sum(x.split == s for x in some) for some in usable), default=0) for s in splits}
+    """Equally many windows of each video in each split; videos without windows to train or to test on are left out."""
+    counts = [Counter(sample.split for sample in some) for some in per_video]
+    usable = [row for row, count in enumerate(counts) if count["train"] and count["test"]]
+    # Where one has nothing to choose hyper-parameters on, none has: they are then chosen on a part of train.
+    fewest = {
+        split: min((counts[row][split] for row in usable), default=0) for split in ("train", "val", "test")
+    }
     kept = []
-    for some in usable:
+    for row in usable:
         chosen: list[Sample] = []
-        for split in splits:
-            members = [sample for sample in some if sample.split == split]
-            chosen += [
-                members[i] for i in np.linspace(0, len(members) - 1, counts[split]).round().astype(int)
-            ]
+        for split, count in fewest.items():
+            members = [sample for sample in per_video[row] if sample.split == split]
+            chosen += [members[i] for i in np.linspace(0, len(members) - 1, count).round().astype(int)]
         kept.append(chosen)
     return kept
