@@ -26,6 +26,7 @@ from typing import Any
 JOBS: Mapping[str, str] = {
     "demo": "experiments.demo",
     "index": "experiments.index",
+    "reencode": "experiments.reencode",
     "masks": "experiments.masks",
     "collect": "experiments.collect",
     "import": "experiments.import_model",
