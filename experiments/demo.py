@@ -7,14 +7,13 @@ Example:
     worldmodel demo seed=1 out=runs/demo_seed1
 """
 
-import importlib
 import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from experiments.settings import compose_settings
+from experiments.stages import Stage, seconds_of
 from worldmodel.atomic import read_json, write_json
 
 POLICIES = ("vjepa", "untrained_encoder", "end_to_end", "simulator", "random", "noop")
@@ -40,19 +39,6 @@ class Config:
     tasks: int = 100
 
 
-class Stage(NamedTuple):
-    """One command of the demo."""
-
-    name: str
-    what: str
-    job: str
-    overrides: list[str]
-
-    @property
-    def command(self) -> str:
-        return f"worldmodel {self.job} {' '.join(self.overrides)}"
-
-
 def stages(config: Config) -> list[Stage]:
     """The demo's commands, in order."""
     out, seed = config.out, f"seed={config.seed}"
@@ -74,7 +60,7 @@ def stages(config: Config) -> list[Stage]:
         Stage("collect", "A ball explores two rooms; its pixels and actions are kept.", "collect",
               [f"episodes={config.episodes}", seed, f"out={out}/data"]),
         Stage("pretrain", "V-JEPA learns to predict hidden parts of clips, without looking at actions.", "pretrain",
-              [data, f"loop.steps={config.pretrain_steps}", seed, f"out={out}/pretrain"]),
+              [data, f"loop.steps={config.pretrain_steps}", "report=false", seed, f"out={out}/pretrain"]),
         Stage("train_vjepa", "A head and a predictor of the next latent learn on the frozen V-JEPA encoder.", "train",
               [data, encoder, frozen, seed, f"out={out}/train_vjepa"]),
         Stage("train_untrained_encoder", "Control: the same on an encoder with random weights.", "train",
@@ -113,11 +99,8 @@ def run(config: Config) -> dict[str, Any]:
 
 def run_stage(stage: Stage, out: Path) -> float:
     """Run, finish or skip a stage as its command would; returns its seconds over all interruptions."""
-    module = importlib.import_module(f"experiments.{stage.job}")
-    module.run(compose_settings(stage.job, module.Config, stage.overrides).to_object())
-    name = "data" if stage.name == "collect" else stage.name
-    done = out / name / "done.json"
-    return float(read_json(done)["seconds"]) if done.exists() else 0.0
+    stage.run()
+    return seconds_of(out / ("data" if stage.name == "collect" else stage.name))
 
 
 def summarise(out: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
