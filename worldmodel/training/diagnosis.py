@@ -14,6 +14,8 @@ from typing import Any
 
 #: Monitored rows before anything is said: at the beginning, spread and rank fall in healthy runs too.
 SETTLED = 4
+#: Monitored rows, the first one not counted, over which what may be normal for a while must not get better.
+PATIENCE = 5
 
 _CALM = "Try a lower loop.lr, a longer loop.warmup or a higher objective.ema_start"
 
@@ -61,7 +63,7 @@ def _findings(history: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         "rank": _rank(first, last),
         "clips": _clips(first, last),
         "baseline": _baseline(monitored),
-        "gap": _gap(before, last),
+        "gap": _gap(monitored),
         "idle": _idle_encoder(before, last),
         "jump": _jump(history),
     }
@@ -104,38 +106,48 @@ def _clips(first: Mapping[str, Any], last: Mapping[str, Any]) -> str:
 
 
 def _baseline(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Healthy runs begin above it and end at 0.2 to 0.4 of it; a bad sign is to come no nearer in five rows."""
-    if len(rows) < 6:  # also five rows without the first, in which the predictor has learnt nothing at all
-        return ""
-    first, last = rows[-5], rows[-1]
-    nearness = [row["loss"] / max(_no_look(row), 1e-30) for row in (first, last)]
-    if last.get("lr", 0.0) > rows[-2].get("lr", 0.0) or not nearness[1] > max(0.97, 0.9 * nearness[0]):
+    """Healthy runs begin above the baselines and end below; a bad sign is to come no nearer in five rows."""
+    loss = rows[-1]["loss"]
+    if rows[-1].get("lr", 0.0) > rows[-2].get("lr", 0.0):
+        return ""  # warming up
+    if _stuck_above(rows, "predict_mean_loss"):
+        return (
+            f"predictions are no better than the mean target: loss {loss:.3g}, always saying the mean gives "
+            f"{rows[-1]['predict_mean_loss']:.3g}. Try another loop.lr (lower if token_std falls), hide less (mask "
+            "ratio), or train longer"
+        )
+    if _stuck_above(rows, "position_mean_loss"):
+        return (
+            f"predictions are no better than each position's mean: loss {loss:.3g}, saying the mean of other clips "
+            f"there gives {rows[-1]['position_mean_loss']:.3g}. Where little moves before a fixed camera, this can be "
+            "so for long. Try objective.target_norm=centred, or clips that differ more (frames further apart)"
+        )
+    return ""
+
+
+def _stuck_above(rows: Sequence[Mapping[str, Any]], baseline: str) -> bool:
+    if len(rows) <= PATIENCE or baseline not in rows[-1]:
+        return False
+    before, *_, previous, now = (row["loss"] / max(row.get(baseline, 0.0), 1e-30) for row in rows[-PATIENCE:])
+    return min(previous, now) > max(0.97, 0.9 * before)
+
+
+def _gap(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Above 1 for a while in healthy runs, 0.2 late; 1.2 to 1.3 to the end with a target that never moved."""
+    gaps = [row.get("ema_output_gap", 0.0) for row in rows[-PATIENCE:]]
+    if len(rows) <= PATIENCE or not (min(gaps) > 1.0 and gaps[-1] > 0.9 * gaps[0]):
         return ""
     return (
-        f"predictions are no better than the mean target: loss {last['loss']:.3g}, always saying the mean gives "
-        f"{_no_look(last):.3g}. Try another loop.lr (lower if token_std falls), hide less (mask ratio), or train longer"
-    )
-
-
-def _no_look(row: Mapping[str, Any]) -> float:
-    return min(row.get("predict_mean_loss", math.inf), row.get("position_mean_loss", math.inf))
-
-
-def _gap(before: Mapping[str, Any], last: Mapping[str, Any]) -> str:
-    """0.2 or less late in healthy runs, 1.2 to 1.3 with a target that never moved."""
-    if not min(row.get("ema_output_gap", 0.0) for row in (before, last)) > 1.0:
-        return ""
-    return (
-        f"the target encoder does not follow: its outputs differ from the student's by {last['ema_output_gap']:.2g} of "
-        "their spread (ema_output_gap). Try a lower objective.ema_start, or a lower loop.lr"
+        f"the target encoder does not follow: its outputs differ from the student's by {gaps[-1]:.2g} of their spread "
+        "(ema_output_gap). Try a lower objective.ema_start, or a lower loop.lr"
     )
 
 
 def _idle_encoder(before: Mapping[str, Any], last: Mapping[str, Any]) -> str:
-    """Its share of the gradient is 0.05 and more in healthy runs, once settled."""
+    """Its share of the gradient is 0.001 and more in healthy runs, once settled; 1e-5 in collapsed ones."""
     for row in (before, last):
         total = math.hypot(*(v for name, v in row.items() if name.startswith("grad_norm_")), 0.0)
-        if not 0 <= row.get("grad_norm_encoder", math.inf) < 0.002 * total:
+        if not 0 <= row.get("grad_norm_encoder", math.inf) < 1e-4 * total:
             return ""
     return (
         f"hardly any gradient reaches the encoder (grad_norm_encoder {last['grad_norm_encoder']:.2g}): the predictor "
