@@ -19,7 +19,7 @@ from worldmodel.evaluation.predict import predict_files
 from worldmodel.evaluation.probe_results import summarise, table, write_results
 from worldmodel.evaluation.probes import Machine, ProbeConfig, Study, extract_all
 from worldmodel.evaluation.splits import Labelled, make_labelled
-from worldmodel.evaluation.tasks import TASKS, TaskConfig, task_samples
+from worldmodel.evaluation.tasks import TASKS, TaskConfig, as_in_pretraining, task_samples
 from worldmodel.evaluation.views import ViewConfig
 from worldmodel.models.probes import parameter_count
 from worldmodel.report.probe_figures import confusion_picture
@@ -38,8 +38,8 @@ class Config:
     task: str = "labels"
     #: class, or number: labels are numbers, to be predicted by ridge regression.
     target: str = "class"
-    #: ema (target encoder) or student (context encoder).
-    weights: str = "ema"
+    #: ema (target encoder), student (context encoder) or auto: ema where the model has it.
+    weights: str = "auto"
     #: Also probe the same architecture with random weights, and compare.
     control: bool = False
     #: Layers whose features are read, counted from 0; empty: the encoder's output.
@@ -142,7 +142,8 @@ def read_labelled(config: Config, encoder: NamedEncoder) -> Labelled:
         samples = read_samples(config.data)
     else:
         frames = config.views.frames or encoder.encoder.config.frames
-        samples = task_samples(config.data, config.task, config.task_clips, frames, config.seed)
+        clips = as_in_pretraining(config.task_clips, config.data, encoder.pretraining)
+        samples = task_samples(config.data, config.task, clips, frames, config.seed)
     return make_labelled(samples, config.target, config.test_share, config.select_share, config.seed)
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from worldmodel.atomic import read_json
 from worldmodel.models.files import directory_hash
+from worldmodel.models.pretrained import load_encoder, which_weights
 from worldmodel.models.video_encoder import VideoEncoder
-from worldmodel.models.world_model import WorldModel, load_encoder
+from worldmodel.models.world_model import WorldModel
 from worldmodel.seeding import keyed_rng
 
 
@@ -24,6 +26,7 @@ class NamedEncoder:
         identity: Names the weights; features cached under another identity are not used.
         fps: Frames per second of the clips that it was pretrained on; 0 where the model does not say.
         path: Its model directory; empty for random weights.
+        pretraining: The model directory's ``config.json``.
     """
 
     name: str
@@ -32,13 +35,15 @@ class NamedEncoder:
     identity: str
     fps: float = 0.0
     path: str = ""
+    pretraining: dict[str, Any] = field(default_factory=dict)
 
 
-def open_encoder(path: str | Path, weights: str) -> NamedEncoder:
+def open_encoder(path: str | Path, weights: str = "auto") -> NamedEncoder:
     """The encoder of a model directory: a pretrained encoder, or that of a world model.
 
     Args:
-        weights: ``ema`` (target encoder) or ``student`` (context encoder); a world model has one set only.
+        weights: ``ema`` (target encoder), ``student`` (context encoder) or ``auto``: EMA where the model has it. A
+            world model has one set only.
 
     Raises:
         FileNotFoundError: There is no model.
@@ -52,8 +57,10 @@ def open_encoder(path: str | Path, weights: str) -> NamedEncoder:
         weights, encoder = "world model", WorldModel.load(path).encoder
     else:
         encoder = load_encoder(path, weights)
+        weights = which_weights(config, weights, str(path))
     encoder.requires_grad_(False).eval()
-    return NamedEncoder("pretrained", encoder, weights, f"{weights} {identity}", float(fps or 0.0), str(path))
+    identity = f"{weights} {identity}"
+    return NamedEncoder("pretrained", encoder, weights, identity, float(fps or 0.0), str(path), config)
 
 
 def untrained_like(other: NamedEncoder, seed: int) -> NamedEncoder:

@@ -15,11 +15,13 @@ time (the first frame of a group is sharper than the last, and decoders smear al
 far smaller than the files' pictures, which weakens them, but only the untrained control shows how much they give away.
 """
 
+import hashlib
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,14 +35,16 @@ from worldmodel.seeding import keyed_rng
 
 TASKS = ("speed", "order", "source")
 THUMBNAIL = 32
+USUALLY_HELD_OUT = 0.3
 
 
 @dataclass
 class TaskConfig:
     """Clips of a task with a known answer; the held-out part is defined as in pretraining."""
 
-    #: Share of the videos, or of each video's time, that is the test: what the encoder's pretraining held out.
-    held_out: float = 0.3
+    #: Share of the videos, or of each video's time, that is the test; 0: what the encoder's pretraining held out, where
+    #: it was on the same videos, else 0.3.
+    held_out: float = 0.0
     #: What is held out: the last part of each video (time), or whole videos (file).
     held_out_by: str = "time"
     #: Share of the training part, at its end, that hyper-parameters are chosen on.
@@ -63,9 +67,9 @@ class TaskConfig:
     def __post_init__(self) -> None:
         if self.held_out_by not in ("time", "file"):
             raise ValueError(f"task_clips.held_out_by={self.held_out_by!r} is unknown; choose time or file")
-        if not 0 < self.held_out < 1 or not 0 < self.select < 1 or self.gap < 0:
+        if not 0 <= self.held_out < 1 or not 0 < self.select < 1 or self.gap < 0:
             raise ValueError(
-                "task_clips.held_out and select are shares above 0, below 1; gap is not negative"
+                "task_clips.held_out and select are shares below 1; select is above 0, gap not negative"
             )
         if (
             min([self.windows, self.test_windows, self.stride, *self.strides]) < 1
@@ -74,6 +78,28 @@ class TaskConfig:
             raise ValueError(
                 "task_clips.windows, test_windows and strides must be at least 1, and strides must differ"
             )
+
+
+def as_in_pretraining(config: TaskConfig, path: str | Path, pretraining: Mapping[str, Any]) -> TaskConfig:
+    """The task's settings with ``held_out`` decided.
+
+    Args:
+        path: Folder or list of videos.
+        pretraining: ``config.json`` of the encoder's model directory: ``data``, ``held_out`` and ``held_out_by``.
+
+    Raises:
+        ValueError: The encoder was pretrained on a part of these videos that would be the test.
+    """
+    digest = find_files(SourceConfig(path=str(path))).digest
+    if pretraining.get("data") != hashlib.sha256(digest.encode()).hexdigest():
+        return replace(config, held_out=config.held_out or USUALLY_HELD_OUT)
+    share, by = float(pretraining.get("held_out") or 0.0), pretraining.get("held_out_by", config.held_out_by)
+    if not share or config.held_out > share or by != config.held_out_by:
+        raise ValueError(
+            f"the encoder was pretrained on {path} with held_out={share:g} held_out_by={by}, so it has seen what "
+            "would be the test; pretrain with a larger held_out, or hold out the same here (task_clips.held_out)"
+        )
+    return replace(config, held_out=config.held_out or share)
 
 
 def task_samples(path: str | Path, task: str, config: TaskConfig, frames: int, seed: int) -> list[Sample]:

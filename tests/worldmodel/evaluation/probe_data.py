@@ -9,8 +9,8 @@ import av
 import numpy as np
 import torch
 
+from worldmodel.models.pretrained import save_encoder
 from worldmodel.models.video_encoder import VideoEncoder, VideoEncoderConfig
-from worldmodel.models.world_model import save_encoder
 
 SIZE = VideoEncoderConfig(
     image_size=32, frames=4, patch_size=16, tubelet=2, width=24, depth=2, heads=2, positions="rope"

@@ -14,10 +14,11 @@ from PIL import Image
 
 from tests.worldmodel.evaluation.probe_data import SIZE, write_video
 from worldmodel.data.clips import ClipShape
+from worldmodel.data.corpus import Corpus, CorpusConfig
 from worldmodel.data.videos import open_video
 from worldmodel.evaluation.features import Extraction, Features, extract, feature_folder
 from worldmodel.evaluation.labelled import Sample
-from worldmodel.evaluation.tasks import TaskConfig, task_samples
+from worldmodel.evaluation.tasks import TaskConfig, as_in_pretraining, task_samples
 from worldmodel.evaluation.views import ClipSamples, ViewConfig, segment_indices
 from worldmodel.models.video_encoder import VideoEncoder
 
@@ -140,7 +141,7 @@ def test_a_changed_file_has_other_features(videos: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("task", ["speed", "order", "source"])
 def test_tasks_are_balanced_and_their_parts_apart(videos: Path, task: str) -> None:
-    config = TaskConfig(windows=6, test_windows=4, gap=0.3, strides=[1, 2], min_change=0.5)
+    config = TaskConfig(held_out=0.3, windows=6, test_windows=4, gap=0.3, strides=[1, 2], min_change=0.5)
     samples = task_samples(videos, task, config, frames=4, seed=0)
     for split in ("train", "val", "test"):
         counts = Counter(sample.label for sample in samples if sample.split == split)
@@ -155,7 +156,7 @@ def test_tasks_are_balanced_and_their_parts_apart(videos: Path, task: str) -> No
 
 
 def test_the_classes_of_a_window_see_the_same_part(videos: Path) -> None:
-    config = TaskConfig(windows=6, test_windows=4, gap=0.1, strides=[1, 3], min_change=0.0)
+    config = TaskConfig(held_out=0.3, windows=6, test_windows=4, gap=0.1, strides=[1, 3], min_change=0.0)
     speed = task_samples(videos, "speed", config, frames=4, seed=0)
     for slow, fast in zip(speed[::2], speed[1::2], strict=True):
         assert (slow.label, fast.label) == ("x1", "x3") and slow.group == fast.group
@@ -168,10 +169,14 @@ def test_the_classes_of_a_window_see_the_same_part(videos: Path) -> None:
 
 def test_still_and_fading_windows_are_left_out(videos: Path) -> None:
     with pytest.raises(ValueError, match="no window of .* frames for the train part"):
-        task_samples(videos, "order", TaskConfig(min_change=200.0), frames=4, seed=0)
+        task_samples(videos, "order", TaskConfig(held_out=0.3, min_change=200.0), frames=4, seed=0)
     with pytest.raises(ValueError, match="no window of .* frames for the train part"):
-        task_samples(videos, "order", TaskConfig(max_fade=0.0, min_change=0.0), frames=4, seed=0)
-    assert task_samples(videos, "source", TaskConfig(max_fade=0.0, min_change=200.0), frames=4, seed=0)
+        task_samples(
+            videos, "order", TaskConfig(held_out=0.3, max_fade=0.0, min_change=0.0), frames=4, seed=0
+        )
+    assert task_samples(
+        videos, "source", TaskConfig(held_out=0.3, max_fade=0.0, min_change=200.0), frames=4, seed=0
+    )
 
 
 def test_whole_videos_can_be_held_out(videos: Path) -> None:
@@ -181,3 +186,14 @@ def test_whole_videos_can_be_held_out(videos: Path) -> None:
     assert all(sides) and not sides[0] & sides[1]
     with pytest.raises(ValueError, match="held_out_by=time"):
         task_samples(videos, "source", config, frames=4, seed=0)
+
+
+def test_the_test_is_what_pretraining_held_out(videos: Path) -> None:
+    corpus = Corpus(CorpusConfig(data=str(videos)))
+    seen = {"data": corpus.hash, "held_out": 0.2, "held_out_by": "time"}
+    assert as_in_pretraining(TaskConfig(), videos, seen).held_out == 0.2
+    assert as_in_pretraining(TaskConfig(held_out=0.1), videos, seen).held_out == 0.1
+    assert as_in_pretraining(TaskConfig(), videos, {**seen, "data": "others"}).held_out == 0.3
+    for change in ({"held_out": 0.0}, {"held_out_by": "file"}, {"held_out": 0.1}):
+        with pytest.raises(ValueError, match="it has seen what would be the test"):
+            as_in_pretraining(TaskConfig(held_out=0.2), videos, {**seen, **change})
