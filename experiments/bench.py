@@ -3,6 +3,7 @@
 Example:
     worldmodel bench
     worldmodel bench what=[plan] threads=1
+    worldmodel bench what=[upstream] upstream=vjepa2 encoder=vit_tiny predictor=small batch_size=2
 """
 
 import tempfile
@@ -17,6 +18,7 @@ import torch
 from envs.world import describe
 from experiments import collect
 from experiments.agents import latent_agent
+from experiments.bench_upstream import compare
 from planners.cem import CEMConfig
 from planners.costs import GoalCostConfig
 from planners.mpc import MPCConfig
@@ -35,7 +37,7 @@ from worldmodel.training.machine import choose_device
 class Config:
     """Settings of a benchmark."""
 
-    #: Which of collect, pretrain and plan to measure.
+    #: Which of collect, pretrain, plan and upstream to measure.
     what: list[str] = field(default_factory=lambda: ["collect", "pretrain", "plan"])
     #: Gymnasium id of the environment.
     env: str = "worldmodel/TwoRoom-v0"
@@ -51,6 +53,10 @@ class Config:
     threads: int = 0
     #: Repetitions of what is timed; the median counts.
     repeats: int = 20
+    #: For upstream, training steps against V-JEPA 2's own modules: a checkout of facebookresearch/vjepa2.
+    upstream: str = ""
+    #: For upstream: fp32 or bf16.
+    precision: str = "fp32"
     #: JSON file for the results; empty: none.
     out: str = ""
     encoder: VideoEncoderConfig = field(default_factory=VideoEncoderConfig)
@@ -58,9 +64,13 @@ class Config:
     planner: CEMConfig = field(default_factory=CEMConfig)
 
     def __post_init__(self) -> None:
-        unknown = set(self.what) - {"collect", "pretrain", "plan"}
-        if unknown or not self.what:
-            raise ValueError(f"what={self.what}: choose some of collect, pretrain, plan")
+        known = ("collect", "pretrain", "plan", "upstream")
+        if set(self.what) - set(known) or not self.what:
+            raise ValueError(f"what={self.what}: choose some of {', '.join(known)}")
+        if "upstream" in self.what and not self.upstream:
+            raise ValueError("what=[upstream] needs a checkout of facebookresearch/vjepa2: upstream=PATH")
+        if self.precision not in ("fp32", "bf16"):
+            raise ValueError(f"precision={self.precision!r} is unknown; choose fp32 or bf16")
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -68,12 +78,17 @@ def run(config: Config) -> dict[str, Any]:
     config = replace(config, device=choose_device(config.device))
     if config.threads:
         torch.set_num_threads(config.threads)
-    benches = {"collect": bench_collect, "pretrain": bench_pretrain, "plan": bench_plan}
+    benches = {
+        "collect": bench_collect,
+        "pretrain": bench_pretrain,
+        "plan": bench_plan,
+        "upstream": bench_upstream,
+    }
     results: dict[str, Any] = {"threads": torch.get_num_threads(), "torch": torch.__version__}
     for name in config.what:
         for row, value in benches[name](config).items():
             results[row] = value
-            print(f"{row:44} {value:10.1f}", flush=True)
+            print(f"{row:58} {_figure(value):>10}", flush=True)
     if config.out:
         write_json(Path(config.out), results)
     return results
@@ -132,6 +147,23 @@ def bench_plan(config: Config) -> dict[str, float]:
         seconds = _median_seconds(lambda agent=agent, count=count: agent.act(frames[:count]), config.repeats)  # type: ignore[misc]
         figures[f"plan: ms per decision, {count} environments"] = 1000 * seconds / count
     return figures
+
+
+def bench_upstream(config: Config) -> dict[str, float]:
+    """Training steps against V-JEPA 2's own modules; see `experiments.bench_upstream`."""
+    return compare(
+        config.upstream,
+        config.encoder,
+        config.predictor,
+        config.batch_size,
+        config.device,
+        config.precision,
+        config.repeats,
+    )
+
+
+def _figure(value: float) -> str:
+    return f"{value:.1f}" if value >= 10 else f"{value:.2g}" if value < 0.01 else f"{value:.2f}"
 
 
 def _median_seconds(work: Callable[[], Any], repeats: int) -> float:

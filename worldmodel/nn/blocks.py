@@ -27,17 +27,29 @@ class Attention(nn.Module):
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
+        # Without matrix instructions for bfloat16, a CPU's attention takes twice as long in it as in float32.
+        self.slow_half = not getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
 
     def forward(self, x: Tensor, turn: Turn | None = None) -> Tensor:
         """``turn`` holds the rotary positions of the tokens, where the model uses those."""
         b, length, width = x.shape
         qk, v = self.qkv(x).split((2 * width, width), dim=-1)
         qk = qk.unflatten(-1, (2, self.heads, -1))
-        if turn is not None:
-            qk = apply_turn(qk, turn)
-        q, k = qk.transpose(1, 3).unbind(2)
-        mixed = F.scaled_dot_product_attention(q, k, v.unflatten(-1, (self.heads, -1)).transpose(1, 2))
+        v = v.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        if turn is None:
+            q, k = qk.transpose(1, 3).unbind(2)
+            mixed = F.scaled_dot_product_attention(q, k, v)
+        else:
+            q, k = apply_turn(qk, turn).transpose(1, 3).unbind(2)
+            mixed = self._attend_turned(q, k, v)
         return self.proj(mixed.transpose(1, 2).reshape(b, length, width))
+
+    def _attend_turned(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attention of queries and keys in float32; returns the type of the values."""
+        if v.dtype == torch.float32 or not (self.slow_half and v.device.type == "cpu"):
+            return F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)
+        with torch.autocast("cpu", enabled=False):
+            return F.scaled_dot_product_attention(q, k, v.float()).to(v.dtype)
 
 
 class MLP(nn.Module):

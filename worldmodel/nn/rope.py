@@ -58,7 +58,7 @@ def rope_turn(axes: tuple[Tensor, Tensor, Tensor], head_dim: int, compat: bool =
 
 
 def apply_turn(x: Tensor, turn: Turn) -> Tensor:
-    """Turn queries and keys ``(B, L, 2, H, head_dim)`` in float32; returns their own type."""
+    """Turn queries and keys ``(B, L, 2, H, head_dim)``; computed and returned in float32."""
     if torch.compiler.is_compiling():
         return _turn_real(x, turn)
     # One pass over the memory per product, where the formula on real numbers needs eight.
@@ -66,7 +66,7 @@ def apply_turn(x: Tensor, turn: Turn) -> Tensor:
     turned = z * torch.view_as_complex(turn.straight.float())
     if turn.mirrored is not None:
         turned = turned + z.conj() * torch.view_as_complex(turn.mirrored.float())
-    return torch.view_as_real(turned).flatten(-2).to(x.dtype)
+    return torch.view_as_real(turned).flatten(-2)
 
 
 def _turn_real(x: Tensor, turn: Turn) -> Tensor:
@@ -77,4 +77,4 @@ def _turn_real(x: Tensor, turn: Turn) -> Tensor:
     if turn.mirrored is not None:
         c, s = turn.mirrored.unbind(-1)
         real, imaginary = real + a * c + b * s, imaginary + a * s - b * c
-    return torch.stack([real, imaginary], dim=-1).flatten(-2).to(x.dtype)
+    return torch.stack([real, imaginary], dim=-1).flatten(-2)

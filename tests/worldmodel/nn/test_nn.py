@@ -9,9 +9,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from worldmodel.nn.blocks import Block, init_transformer, make_blocks
+from worldmodel.masks import Grid
+from worldmodel.nn.blocks import Attention, Block, init_transformer, make_blocks
 from worldmodel.nn.patches import gather_tokens, to_patches
-from worldmodel.nn.positions import sincos_3d
+from worldmodel.nn.positions import axes_of, sincos_3d
+from worldmodel.nn.rope import rope_turn
 
 
 def test_a_linear_layer_on_patches_is_the_strided_3d_convolution() -> None:
@@ -114,3 +116,17 @@ def test_drop_path_leaves_out_whole_samples_and_keeps_the_mean() -> None:
     assert dropped.unique().tolist() == pytest.approx([0.0, 1 / 0.75])
     assert torch.equal(dropped[:, 0, 0], dropped[:, 1, 7])
     assert float(dropped.mean()) == pytest.approx(1.0, abs=0.05)
+
+
+@pytest.mark.parametrize("slow_half", [False, True])
+def test_attention_in_float32_or_bfloat16_is_the_same(slow_half: bool) -> None:
+    """Which of the two a CPU's attention runs in depends on what it is fast at."""
+    torch.manual_seed(0)
+    attention, x = Attention(24, 2), torch.randn(2, 9, 24)
+    attention.slow_half = slow_half
+    turn = rope_turn(axes_of(torch.arange(9)[None], Grid(1, 3, 3)), 12)
+    exact = attention(x, turn)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = attention(x, turn)
+    assert rough.dtype == torch.bfloat16
+    torch.testing.assert_close(rough.float(), exact, atol=0.01, rtol=0.02)
