@@ -150,7 +150,7 @@ class MaskedLatentPrediction(Objective):
             return self.target_encoder.encode(clip).flatten(1, 2).float()
         training, kind = self.encoder.training, clip.device.type
         self.encoder.eval()
-        # Autocast keeps the casts of weights, and those made here have no gradient: they must not be used again.
+        # Autocast can keep casts of weights for later; those made here have no gradient.
         with torch.autocast(kind, enabled=torch.is_autocast_enabled(kind), cache_enabled=False):
             tokens = self.encoder.encode(clip).flatten(1, 2).float()
         self.encoder.train(training)

@@ -115,7 +115,7 @@ def test_without_ema_the_encoder_is_its_own_target_and_no_copy_is_kept(make: Mak
 
 
 def test_autocast_does_not_lose_the_gradient_of_an_encoder_that_is_its_own_target(make: Make) -> None:
-    """Autocast keeps casts of weights: those made for the targets, without gradient, were used for the context."""
+    """Autocast keeps casts of weights; one made for the targets, without gradient, must not serve the context."""
     objective, batch = make(MaskedLatentConfig(target_encoder="online"))
     objective.train()
     with torch.autocast("cpu", torch.bfloat16):
