@@ -158,9 +158,9 @@ def processes() -> Iterator[World]:
     """Join the processes that torchrun started, and part from them in good order.
 
     Collective operations on CPU tensors go through gloo, on GPU tensors through NCCL. Inside, whichever process fails
-    first keeps its exception, and what this causes in the others becomes ``PeerFailed``. A script of your own should end with
-    ``os._exit`` while it handles such an exception, as the command line does: freeing what the exception's frames hold
-    (DDP, connections to processes that are gone) may hang.
+    first keeps its exception, and what this causes in the others becomes ``PeerFailed``. A script of your own should
+    end with ``os._exit`` while it handles such an exception, as the command line does: freeing what the exception's
+    frames hold (DDP, connections to processes that are gone) may hang.
 
     Raises:
         ValueError: The launcher's environment variables are incomplete.

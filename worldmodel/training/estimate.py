@@ -7,7 +7,7 @@ import logging
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from worldmodel.objectives.base import Batch
@@ -71,11 +71,11 @@ def _activation_bytes(replica: Replica, batch: Batch, precision: str) -> int:
             fake = torch.empty(parameter.shape, dtype=parameter.dtype, device=parameter.device)
             weights[name] = fake.requires_grad_(parameter.requires_grad)
         buffers = {name: mode.from_tensor(buffer) for name, buffer in replica.original.named_buffers()}
-        own = {id(tensor.untyped_storage()._cdata) for tensor in [*weights.values(), *buffers.values()]}
+        own = {tensor.untyped_storage()._cdata for tensor in [*weights.values(), *buffers.values()]}
 
         def pack(tensor: Tensor) -> Tensor:
             key = tensor.untyped_storage()._cdata
-            if id(key) not in own and not isinstance(tensor, nn.Parameter):
+            if key not in own:
                 saved[key] = tensor.untyped_storage().nbytes()
             return tensor
 
@@ -110,4 +110,7 @@ def _count(number: int) -> str:
 
 
 def _bytes(number: int) -> str:
-    return f"{number / 2**30:.1f} GiB" if number >= 2**30 else f"{max(1, round(number / 2**20))} MiB"
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number / 2**10:.3g} KiB"
