@@ -183,7 +183,7 @@ def _their_networks(
     predictor: MaskedPredictorConfig,
     ours: tuple[VideoEncoder, VideoEncoder, MaskedPredictor],
     device: str,
-) -> tuple[nn.Module, ...]:
+) -> tuple[nn.Module, nn.Module, nn.Module]:
     """Upstream's modules with our weights."""
     shared: dict[str, Any] = {
         "img_size": encoder.image_size,
@@ -217,7 +217,7 @@ def _their_networks(
         **shared,
     )
     module.load_state_dict(write_all(ours[2], predictor_rules(ours[2])), strict=True)
-    return *modules, module.to(device)
+    return modules[0], modules[1], module.to(device)
 
 
 def _normalised(clip: Tensor, config: VideoEncoderConfig) -> Tensor:
@@ -278,9 +278,9 @@ def _differences(sides: tuple[Side, Side], masks: Sequence[Mask]) -> dict[str, f
     difference = (gradients[0] - gradients[1]).abs().max() / gradients[1].abs().max()
     return {
         "largest difference of outputs": max(
-            float((a - b).abs().max()) for a, b in zip(*outputs, strict=True)
+            (a - b).abs().max().item() for a, b in zip(*outputs, strict=True)
         ),
-        "largest relative difference of gradients": float(difference),
+        "largest relative difference of gradients": difference.item(),
     }
 
 

@@ -92,13 +92,16 @@ class MaskedPredictor(nn.Module):
             ``(B, M, output_width)``.
         """
         grid = self.grid if grid is None else grid
-        known = self.embed(context)
+        seen = context_ids.shape[1]
         ids = torch.cat([context_ids, target_ids], dim=1)
-        token = self.mask_tokens[mask_index % self.config.mask_tokens].to(known.dtype)
+        known = self.embed(context)
+        token = self.mask_tokens[mask_index % self.config.mask_tokens].expand(*target_ids.shape, -1)
         added = self.positions.added(self.table, grid, ids)
-        tokens = torch.cat([known, token.expand(*target_ids.shape, -1)], dim=1)
-        tokens = tokens if added is None else (tokens + added).to(known.dtype)
+        if added is not None:
+            known, token = known + added[:, :seen], token + added[:, seen:]
+            known = known.to(self.embed.weight.dtype)
+        tokens = torch.cat([known, token.to(known.dtype)], dim=1)
         turn = self.positions.turn(grid, ids, tokens.device)
         for after in through_blocks(self.blocks, tokens, turn, self.config.checkpoint_blocks):
             tokens = after
-        return self.proj(self.norm(tokens[:, context_ids.shape[1] :]))
+        return self.proj(self.norm(tokens[:, seen:]))

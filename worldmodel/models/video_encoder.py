@@ -228,7 +228,8 @@ class VideoEncoder(nn.Module):
         patches = to_patches(clip, self.config.patch_size, self.config.tubelet).flatten(1, 2)
         if keep is not None:
             patches = gather_tokens(patches, keep)
-        tokens = self.patch_embed(self._normalise(patches))
+        dtype = self.patch_embed.weight.dtype
+        tokens = self.patch_embed(self._normalise(patches).to(dtype))
         if hidden is not None:
             ids, token = hidden
             b, m = ids.shape
@@ -236,7 +237,7 @@ class VideoEncoder(nn.Module):
                 1, ids[..., None].expand(-1, -1, self.width), token.to(tokens.dtype).expand(b, m, -1)
             )
         added = self.positions.added(self.table, grid, keep)
-        return (tokens if added is None else tokens + added), grid
+        return (tokens if added is None else (tokens + added).to(dtype)), grid
 
     def _normalise(self, patches: Tensor) -> Tensor:
         """Patches ``(..., tubelet * 3 * patch * patch)`` of pixels, normalised per channel, in float32."""

@@ -85,6 +85,8 @@ def test_recomputation_bfloat16_and_compile(known: tuple[Tensor, Tensor, Tensor]
     with torch.autocast("cpu", torch.bfloat16):
         rough = predictor(*known, mask_index=1)
     torch.testing.assert_close(rough.float(), exact, atol=0.05, rtol=0.05)
+    context, seen, hidden = known
+    assert build(positions=kind).bfloat16()(context.bfloat16(), seen, hidden).dtype == torch.bfloat16
     compiled = torch.compile(predictor, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(*known, mask_index=1), exact, atol=1e-5, rtol=1e-5)
     exact.square().mean().backward()

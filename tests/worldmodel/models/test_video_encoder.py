@@ -163,6 +163,8 @@ def test_bfloat16_and_compile_give_the_same_tokens(tiny_encoder: VideoEncoderCon
     with torch.autocast("cpu", torch.bfloat16):
         rough = encoder.encode(clip, keep=seen)
     torch.testing.assert_close(rough.float(), exact, atol=0.05, rtol=0.05)
+    # Weights in bfloat16 need no autocast.
+    assert build(tiny_encoder, positions=kind).bfloat16().encode(clip).dtype == torch.bfloat16
     # The whole forward pass is one graph: nothing in it depends on the data.
     compiled = torch.compile(encoder.encode, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(clip, keep=seen), exact, atol=1e-5, rtol=1e-5)
