@@ -76,8 +76,8 @@ def _not_finite(last: Mapping[str, Any]) -> str:
 
 
 def _spread(first: Mapping[str, Any], last: Mapping[str, Any]) -> str:
-    """Healthy runs kept at least 0.37 of the first spread, collapsed ones ended below 0.24."""
-    if not last["token_std"] < 0.25 * first["token_std"]:
+    """Healthy runs kept 0.37 of the first spread, or 0.20 with centred targets, which let positions go; others 0.17."""
+    if not last["token_std"] < 0.18 * first["token_std"]:
         return ""
     return (
         f"features are collapsing: token_std fell from {first['token_std']:.2g} to {last['token_std']:.2g}. "

@@ -114,6 +114,16 @@ def test_figures_of_the_demo_give_no_warning() -> None:
         (240, 0.024, 0.277, 9.8, 16.5, 0.232, 0.0067, 0.32, 0.183, 4.9e-4, 0.183, 3.8e-4),
         (399, 0.021, 0.271, 9.7, 15.4, 0.227, 0.0067, 0.22, 0.068, 1.1e-4, 0.068, 1e-5),
     ]
+    # With centred targets, features let the position go: less spread, but more directions.
+    centred = [
+        (0, 0.453, 0.668, 25.8, 22.8, 0.352, 0.363, 0.082, 0.319, 1.5e-3, 0.319, 5e-5),
+        (80, 0.310, 0.179, 21.8, 22.4, 0.335, 0.345, 2.25, 0.111, 7.5e-5, 0.111, 9.4e-4),
+        (160, 0.301, 0.150, 17.3, 20.3, 0.336, 0.347, 0.87, 0.111, 8.6e-5, 0.111, 7.0e-4),
+        (240, 0.323, 0.138, 16.5, 19.9, 0.338, 0.349, 0.48, 0.100, 1.1e-4, 0.100, 3.8e-4),
+        (399, 0.330, 0.136, 15.7, 20.3, 0.346, 0.357, 0.33, 0.079, 2.1e-5, 0.079, 1e-5),
+    ]
+    watch = Watch()
+    assert [text for row in centred for text in watch.see(dict(zip(names, row, strict=True)))] == []
     watch = Watch()
     assert [text for row in measured for text in watch.see(dict(zip(names, row, strict=True)))] == []
     assert diagnose(history()) == []
