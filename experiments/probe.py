@@ -51,7 +51,7 @@ class Config:
     test_share: float = 0.3
     #: Share of the training samples that hyper-parameters are chosen on, where data does not say.
     select_share: float = 0.25
-    #: Largest share of samples that may be unreadable; they are left out and listed.
+    #: Largest share of samples (of videos, for a task) that may be unreadable; they are left out.
     unreadable: float = 0.0
     #: Probe directory to use, instead of fitting one: prints its answers for the files in data.
     probe_from: str = ""
@@ -143,7 +143,7 @@ def read_labelled(config: Config, encoder: NamedEncoder) -> Labelled:
     else:
         frames = config.views.frames or encoder.encoder.config.frames
         clips = as_in_pretraining(config.task_clips, config.data, encoder.pretraining)
-        samples = task_samples(config.data, config.task, clips, frames, config.seed)
+        samples = task_samples(config.data, config.task, clips, frames, config.seed, config.unreadable)
     return make_labelled(samples, config.target, config.test_share, config.select_share, config.seed)
 
 

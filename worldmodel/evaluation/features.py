@@ -96,7 +96,7 @@ def feature_folder(root: Path, description: dict[str, Any], samples: Sequence[Sa
     """
     digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
     for sample in samples:
-        status = os.stat(sample.path)
+        status = os.stat(sample.path.partition("::")[0])
         digest.update(f"\n{sample.key}|{status.st_size}|{status.st_mtime_ns}".encode())
     return root / digest.hexdigest()[:16]
 

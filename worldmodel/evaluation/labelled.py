@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,10 +77,12 @@ def read_samples(path: str | Path) -> list[Sample]:
     samples = _from_folders(path) if path.is_dir() else _from_list(path)
     if not samples:
         raise ValueError(f"{path} has no samples; a line is path,label[,split]")
-    missing = [sample.path for sample in samples if not Path(sample.path).is_file()]
+    missing = [sample.path for sample in samples if not _exists(sample.path)]
     if missing:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-        raise ValueError(f"{path}: no file {missing[0]}{more}; relative paths are relative to {path.parent}")
+        raise ValueError(
+            f"{path}: no file {missing[0]}{more}; paths are relative to {path.parent}, or to the working directory"
+        )
     _check_apart(samples, str(path))
     return samples
 
@@ -133,6 +136,7 @@ def _from_list(path: Path) -> list[Sample]:
 
 
 def _header(cells: list[str], where: str) -> list[str]:
+    cells = ["label" if cell == "class" else cell for cell in cells]
     unknown = [cell for cell in cells if cell not in COLUMNS]
     if unknown or "label" not in cells or len(set(cells)) < len(cells):
         problem = (
@@ -158,10 +162,19 @@ def _sample(row: Mapping[str, str], folder: Path, where: str) -> Sample:
         raise ValueError(f"{where}: start {start} and end {end} (seconds) bound nothing")
     if not row["path"] or not row.get("label"):
         raise ValueError(f"{where}: path or label is empty; a line is path,label[,split]")
-    path = folder / Path(row["path"]).expanduser()
-    return Sample(
-        row["path"], str(path), row["label"], SPLITS.get(split, ""), row.get("group", ""), start, end
-    )
+    path = _locate(row["path"], folder)
+    return Sample(row["path"], path, row["label"], SPLITS.get(split, ""), row.get("group", ""), start, end)
+
+
+def _locate(name: str, folder: Path) -> str:
+    """A path of a list: relative to the list's folder, or else to the working directory; ``shard.tar::name`` too."""
+    given = Path(name).expanduser()
+    beside = folder / given
+    return str(given if not _exists(str(beside)) and _exists(str(given)) else beside)
+
+
+def _exists(path: str) -> bool:
+    return Path(path.partition("::")[0]).is_file()
 
 
 def _check_apart(samples: Sequence[Sample], source: str) -> None:
@@ -169,7 +182,7 @@ def _check_apart(samples: Sequence[Sample], source: str) -> None:
     by_file: dict[str, list[Sample]] = {}
     groups: dict[str, str] = {}
     for sample in samples:
-        by_file.setdefault(str(Path(sample.path).resolve()), []).append(sample)
+        by_file.setdefault(os.path.realpath(sample.path), []).append(sample)
         if sample.group and groups.setdefault(sample.group, sample.split) != sample.split:
             raise ValueError(
                 f"{source}: group {sample.group} is both in {groups[sample.group]} and in {sample.split}; "

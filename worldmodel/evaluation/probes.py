@@ -1,6 +1,7 @@
 """A probing study: all wanted probes of an encoder on one labelled set; what is done is kept on disk at once."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -156,11 +157,12 @@ class Study:
             for part, features in self.features.items()
             for row, text in features.errors.items()
         }
-        if len(found) > allowed * len(self.labelled.samples):
+        total = len(self.labelled.samples)
+        if len(found) > allowed * total:
             shown = "; ".join(list(found.values())[:3])
             raise ValueError(
-                f"{len(found)} of {len(self.labelled.samples)} samples cannot be read ({shown}); mend or remove them, "
-                f"or set unreadable={len(found) / len(self.labelled.samples):.2f} to leave them out"
+                f"{len(found)} of {total} samples cannot be read ({shown}); mend or remove them, or set unreadable="
+                f"{math.ceil(100 * len(found) / total) / 100:g} to leave them out"
             )
         return found
 

@@ -16,6 +16,7 @@ far smaller than the files' pictures, which weakens them, but only the untrained
 """
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -29,7 +30,7 @@ from worldmodel.data.clips import frame_interval, split_at
 from worldmodel.data.corpus_files import SourceConfig, find_files
 from worldmodel.data.crops import centre_box, crop_resize_picture
 from worldmodel.data.images import is_image
-from worldmodel.data.videos import Video, open_video
+from worldmodel.data.videos import Video, VideoError, open_video
 from worldmodel.evaluation.labelled import Sample
 from worldmodel.seeding import keyed_rng
 
@@ -102,7 +103,9 @@ def as_in_pretraining(config: TaskConfig, path: str | Path, pretraining: Mapping
     return replace(config, held_out=config.held_out or share)
 
 
-def task_samples(path: str | Path, task: str, config: TaskConfig, frames: int, seed: int) -> list[Sample]:
+def task_samples(
+    path: str | Path, task: str, config: TaskConfig, frames: int, seed: int, unreadable: float = 0.0
+) -> list[Sample]:
     """The clips of a task, with their splits.
 
     Args:
@@ -111,6 +114,7 @@ def task_samples(path: str | Path, task: str, config: TaskConfig, frames: int, s
         config: Parts, windows and strides.
         frames: Frames of a clip.
         seed: Of the places of clips in their windows.
+        unreadable: Share of the videos that may be damaged; they are left out.
 
     Raises:
         ValueError: The task is unknown, or the videos are too few or too short.
@@ -132,10 +136,21 @@ def task_samples(path: str | Path, task: str, config: TaskConfig, frames: int, s
     names = {
         file: stem if stems.count(stem) == 1 else file for stem, (_, file) in zip(stems, files, strict=True)
     }
-    per_video = [
-        _video_samples(file, names[file], number, task, config, frames, span, bool(held_out[number]), seed)
-        for number, file in files
-    ]
+    per_video, damaged = [], []
+    for number, file in files:
+        try:
+            found = _video_samples(
+                file, names[file], number, task, config, frames, span, bool(held_out[number]), seed
+            )
+        except VideoError as error:
+            damaged.append(str(error))
+            continue
+        per_video.append(found)
+    if len(damaged) > unreadable * len(files):
+        raise ValueError(
+            f"{len(damaged)} of {len(files)} videos cannot be read ({damaged[0]}); remove them, or set unreadable="
+            f"{math.ceil(100 * len(damaged) / len(files)) / 100:g}"
+        )
     if task == "source":
         per_video = _equal_numbers(per_video)
     samples = [sample for some in per_video for sample in some]

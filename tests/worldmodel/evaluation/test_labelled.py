@@ -24,7 +24,7 @@ def write(folder: Path, text: str, files: tuple[str, ...] = ("a.mp4", "b c.mp4")
     "text",
     [
         "path,label\na.mp4,walk\nb c.mp4,run\n",
-        "\ufeffLabel,Path\r\nwalk,a.mp4\r\nrun,b c.mp4\r\n",
+        "\ufeffClass,Path\r\nwalk,a.mp4\r\nrun,b c.mp4\r\n",
         "a.mp4,walk\n\n# a remark\nb c.mp4,run",
         "a.mp4\twalk\nb c.mp4\trun\n",
         "a.mp4 walk\nb c.mp4 run\n",
@@ -57,9 +57,9 @@ def test_class_folders_with_and_without_splits(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("", "has no samples"),
-        ("path,label\na.mp4,walk\nnope.mp4,run\n", r"no file .*nope\.mp4; relative paths"),
+        ("path,label\na.mp4,walk\nnope.mp4,run\n", r"no file .*nope\.mp4; paths are relative to"),
         ("path,label\na.mp4\n", r"labels\.csv:2 has 1 columns"),
-        ("path,class\na.mp4,walk\n", r"labels\.csv:1: the header has the column 'class'"),
+        ("path,kind\na.mp4,walk\n", r"labels\.csv:1: the header has the column 'kind'"),
         ("path,label,split\na.mp4,walk,exam\n", r"labels\.csv:2: split 'exam' is unknown"),
         ("path,label,split\na.mp4,walk,train\n./a.mp4,walk,test\n", r"a\.mp4 is in train and in test"),
         ("path,label\na.mp4,walk\na.mp4,run\n", r"a\.mp4 is twice"),
@@ -154,3 +154,12 @@ def test_labels_are_checked() -> None:
         [replace(s, label=f"{i / 7}") for i, s in enumerate(some(20))], "number", 0.25, 0.25, 0
     )
     assert numbers.classes == [] and len(numbers.splits.test) == 5
+
+
+def test_paths_of_the_working_directory_and_of_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "", ("here/a.mp4", "here/shard.tar", "lists/x"))
+    (tmp_path / "lists/labels.csv").write_text("here/a.mp4,walk\nhere/shard.tar::b.mp4,run\n")
+    monkeypatch.chdir(tmp_path)
+    assert [s.path for s in read_samples("lists/labels.csv")] == ["here/a.mp4", "here/shard.tar::b.mp4"]
