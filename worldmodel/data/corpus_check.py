@@ -194,7 +194,7 @@ def advise(facts: Iterable[FileFacts]) -> list[str]:
         )
     if advice:
         advice.append(
-            "re-encode such files once: ffmpeg -i IN -an -vf \"scale=-2:'min(ih,360)'\" -c:v libx264 -crf 18 -g 12 "
-            "-bf 0 OUT.mp4"
+            "copy such files once: worldmodel reencode data=... out=FOLDER, or ffmpeg -i IN -an -vf "
+            "\"scale=-2:'min(ih,360)'\" -c:v libx264 -crf 18 -g 12 -bf 0 OUT.mp4"
         )
     return advice

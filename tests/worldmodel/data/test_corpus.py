@@ -121,6 +121,9 @@ def test_weighted_sources_have_exact_shares() -> None:
     again = MixedOrder([5, 50, 3], [1.0, 0.1, 0.4], seed=0)
     assert [again[index] for index in (2999, 7, 1500)] == [drawn[index] for index in (2999, 7, 1500)]
     assert [source for source, _ in drawn[:60]] != sorted(source for source, _ in drawn[:60])
+    twins = MixedOrder([50, 50], [1.0, 1.0], seed=0)
+    items = [[item for where, item in map(twins.__getitem__, range(100)) if where == k] for k in range(2)]
+    assert items[0] != items[1]
     far = [order[10**9 + index][0] for index in range(order.block * 3)]
     assert Counter(far)[0] == pytest.approx(len(far) / 1.5, abs=3)
 

@@ -83,6 +83,6 @@ def test_the_summary_and_the_advice() -> None:
     assert rows["keyframes"] == "every 250 frames (median; at most 250)"
     said = "\n".join(advise([long, long, short, bad]))
     assert "2 files have keyframes 250 frames apart: a random clip first decodes about 125" in said
-    assert "1080 pixels" in said and "ffmpeg -i IN" in said
+    assert "1080 pixels" in said and "worldmodel reencode data=... out=FOLDER, or ffmpeg -i IN" in said
     assert advise([short] * 5 + [long]) == [] and advise([bad]) == []
     assert dict(summarise([bad]))["hours"] == "0.00"

@@ -19,7 +19,9 @@ def test_each_file_is_listed_and_warned_of_once(tmp_path: Path) -> None:
     log = DamageLog(100, 0.05, tmp_path / "run" / "skipped.csv")
     with pytest.warns(DamageWarning, match=r"left out v\d.mp4: is empty") as caught:
         log.add(bad(2))
-    log.add(bad(2))  # no second warning: it would be an error
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        log.add(bad(2))
     assert len(caught) == 2 and log.damaged == ["v0.mp4", "v1.mp4"]
     assert (tmp_path / "run" / "skipped.csv").read_text() == "path,reason\nv0.mp4,is empty\nv1.mp4,is empty\n"
 

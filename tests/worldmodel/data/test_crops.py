@@ -37,6 +37,7 @@ def test_random_boxes_spread_over_area_and_shape() -> None:
     area, shape = boxes[:, 2] * boxes[:, 3] / 480**2, boxes[:, 3] / boxes[:, 2]
     assert area.min() < 0.32 and area.max() > 0.95 and 0.55 < area.mean() < 0.65
     assert abs(np.log(shape).mean() - np.log(0.75 * 1.35) / 2) < 0.02
+    assert shape.min() < 0.78 and shape.max() > 1.3
     assert random_box(rng, 100, 200, scale=(1.0, 1.0), ratio=(2.0, 2.0)) == Box(0, 0, 100, 200)
 
 

@@ -70,6 +70,11 @@ def test_what_the_index_holds(shard: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.undo()
     pack(shard, {"other.mp4": b"x"})
     assert list(load_tar_index(str(shard)).names) == ["other.mp4"]
+    status = shard.stat()
+    tar_shards._load.cache_clear()
+    pack(shard, {"third.mp4": b"x"})
+    os.utime(shard, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    assert shard.stat().st_size == status.st_size and list(load_tar_index(str(shard)).names) == ["third.mp4"]
 
 
 def test_a_broken_cache_is_made_again(shard: Path, tmp_path: Path) -> None:
