@@ -258,7 +258,9 @@ class Corpus:
                 f"shorter than min_seconds={config.min_seconds:g} ({duration(times):.2f} s)"
             )
         first, stop = 0, len(times)
-        if config.held_out_by == "time" and config.held_out > 0 and self.split != "all" and len(times) > 1:
+        if config.held_out_by == "time" and config.held_out > 0 and self.split != "all":
+            if len(times) == 1 and self.split == "held_out":
+                raise ShortVideoError("shorter than two frames, of which one could be held out")
             cut = split_at(times, config.held_out)
             first, stop = (cut, stop) if self.split == "held_out" else (0, cut)
         indices = first + clip_indices(times[first:stop], config.shape, draw)

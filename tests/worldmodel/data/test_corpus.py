@@ -221,6 +221,15 @@ def test_the_last_part_of_each_video_is_held_out(folder: Path) -> None:
     assert min(seen) == 0 and max(seen) == 74 and min(kept) == 75 and max(kept) == 99  # type: ignore[type-var]
 
 
+def test_a_single_frame_is_not_on_both_sides(folder: Path) -> None:
+    encode(folder, Recipe("one.mp4", "mpeg4", frames=1))
+    (folder / "list.txt").write_text("one.mp4\n")
+    options: dict[str, Any] = {"held_out": 0.25, "held_out_by": "time"}
+    assert corpus(folder / "list.txt", split="train", **options)[0]["start"] == 0.0
+    with pytest.raises(CorpusError, match="shorter than two frames"):
+        corpus(folder / "list.txt", split="held_out", **options)[0]
+
+
 def test_a_split_that_is_empty_is_named(folder: Path) -> None:
     with pytest.raises(CorpusError, match=r"none of the 8 files .* split held_out .*held_out_by=time"):
         corpus(folder, split="held_out", held_out=1e-9)
