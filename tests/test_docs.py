@@ -219,6 +219,9 @@ def compare(page: Path, block: Block, printed: str) -> None:
 def compose(line: str, where: str) -> None:
     """Check the job, keys and values of a command without running it."""
     words = [word for word in shlex.split(line, comments=True) if not re.fullmatch(r"[A-Z_]+=\S*", word)]
+    if words[:1] == ["torchrun"]:  # torchrun ... -m experiments.pretrain key=value
+        module = words.index("-m")
+        words = ["worldmodel", words[module + 1].removeprefix("experiments."), *words[module + 2 :]]
     assert words[:1] == ["worldmodel"] and words[1] in JOBS, f"{where}: {line} is not a worldmodel command"
     settings(words[1], words[2:]).to_object()
 

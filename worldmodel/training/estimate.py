@@ -84,6 +84,7 @@ def _activation_bytes(replica: Replica, batch: Batch, precision: str) -> int:
         with (
             torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
             torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"),
+            torch.compiler.set_stance("force_eager"),
         ):
             kept = torch.func.functional_call(replica.original, {**weights, **buffers}, (fake_batch,))
         del kept

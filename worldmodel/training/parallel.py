@@ -72,14 +72,14 @@ def spread(objective: Objective, strategy: str, compile: bool = False) -> Replic
         compile: Compile the transformer blocks with torch.compile. All blocks of a kind share one compilation.
     """
     world = current_world()
+    device = next(objective.parameters()).device
+    if world.size > 1 and strategy == "fsdp":
+        sharded = _shard(objective, world, device, compile)
+        return Replica(sharded, sharded, objective)
     if compile:
         _compile_blocks(objective)
     if world.size == 1:
         return Replica(objective, objective, objective)
-    device = next(objective.parameters()).device
-    if strategy == "fsdp":
-        sharded = _shard(objective, world, device)
-        return Replica(sharded, sharded, objective)
     if device.type == "cuda":
         objective = _global_batch_norm(objective)
     entry = DistributedDataParallel(
@@ -100,12 +100,14 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
-def _shard(objective: Objective, world: World, device: torch.device) -> Objective:
+def _shard(objective: Objective, world: World, device: torch.device, compile: bool) -> Objective:
     for parameter in [*objective.parameters(), *objective.buffers()]:
         torch.distributed.broadcast(parameter.data, src=0)
     sharded = copy.deepcopy(objective)
     for parameter in objective.parameters():  # its memory; shapes come back with Replica.finish
         parameter.data = parameter.data.new_empty(0)
+    if compile:  # not before: a copy is not compiled
+        _compile_blocks(sharded)
     mesh = init_device_mesh(device.type, (world.size,))
     for block in _blocks(sharded):
         fully_shard(block, mesh=mesh)

@@ -62,6 +62,23 @@ def test_two_processes_equal_one(alone: Path, tmp_path: Path, settings: dict[str
     assert len(rows) == 4  # monitors also run on shares
 
 
+def train_compiled(path: Path, **settings: Any) -> int:
+    """Train with compiled blocks, by a backend that takes no time; returns how many graphs were compiled."""
+    real = torch.nn.Module.compile
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.Module, "compile", lambda self, **kw: real(self, backend="aot_eager", **kw))
+        train(path, compile=True, **settings)
+    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_compiled_blocks_give_the_same_losses(alone: Path, tmp_path: Path, strategy: str) -> None:
+    graphs = run(2, train_compiled, tmp_path, strategy=strategy)
+    assert graphs[0] == graphs[1]
+    assert 0 < graphs[0] <= 4  # shared by all blocks of a kind: with and without gradient, training or not
+    assert_same(tmp_path, alone, 1e-5)
+
+
 def test_any_number_of_processes_continues_what_another_began(alone: Path, tmp_path: Path) -> None:
     """One, DDP, FSDP, FSDP again, DDP, one: each is stopped by a signal to one of its processes."""
     stop = {"checkpoint_seconds": 1e9}
