@@ -33,6 +33,8 @@ _CONNECTION_LOST = (
     "nccl",
 )
 
+_SECONDS_TO_ASK = 1.0
+
 
 class PeerFailed(RuntimeError):
     """Another process failed and says why; this one only stops."""
@@ -186,11 +188,16 @@ def processes() -> Iterator[World]:
     except Interrupted:  # all of them agreed to stop
         _part()
         raise
-    except (PeerFailed, KeyboardInterrupt):
+    except KeyboardInterrupt:
         raise
     except Exception as error:
-        _first_failure(store, error)
-        raise
+        try:
+            if not isinstance(error, PeerFailed):
+                _first_failure(store, error)
+            raise
+        finally:
+            if rank == 0:  # it may hold the store that the others ask
+                time.sleep(_SECONDS_TO_ASK)
     _part()
 
 
@@ -211,10 +218,12 @@ def _first_failure(store: Any, error: Exception) -> None:
     try:
         if not lost and store.add("failures", 1) == 1:
             return
-        time.sleep(0.5 if lost else 0.0)  # let the one that failed say so
+        time.sleep(_SECONDS_TO_ASK / 2 if lost else 0.0)  # let the one that failed say so
         told = store.add("failures", 0) > 0
     except Exception:  # the store went with the process that held it
-        told = not lost
+        if not lost:
+            return
+        told = False
     if told:
         raise PeerFailed("another process failed") from error
     raise OSError(

@@ -10,8 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.nn.parallel import DistributedDataParallel
 
 from worldmodel.objectives.base import Objective
@@ -38,8 +36,9 @@ class Replica:
     @contextlib.contextmanager
     def synchronised(self, on: bool) -> Iterator[None]:
         """Whether a backward pass inside exchanges gradients; all but the last micro-batch of a step do not."""
-        if isinstance(self.objective, FSDPModule):
-            self.objective.set_requires_gradient_sync(on)
+        if self.objective is not self.original:
+            sharded: Any = self.objective
+            sharded.set_requires_gradient_sync(on)
             yield
         elif isinstance(self.entry, DistributedDataParallel) and not on:
             with self.entry.no_sync():
@@ -101,6 +100,10 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def _shard(objective: Objective, world: World, device: torch.device, compile: bool) -> Objective:
+    # Imported here, because it takes a second.
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
     for parameter in [*objective.parameters(), *objective.buffers()]:
         torch.distributed.broadcast(parameter.data, src=0)
     sharded = copy.deepcopy(objective)

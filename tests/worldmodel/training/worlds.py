@@ -26,7 +26,9 @@ from worldmodel.training.run import Run
 
 CONTEXT = multiprocessing.get_context("forkserver")
 # torch imports the first of these with the first optimiser: seconds, in every process.
-CONTEXT.set_forkserver_preload(["torch._dynamo", "torch.testing", "worldmodel.training.loop", __name__])
+CONTEXT.set_forkserver_preload(
+    ["torch._dynamo", "torch.distributed.fsdp", "worldmodel.training.loop", __name__]
+)
 
 
 class Layer(nn.Module):
