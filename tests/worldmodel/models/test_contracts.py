@@ -51,14 +51,16 @@ class FakeDynamics(nn.Module):
         return context[:, -1, None, None] + plans.sum(dim=(3, 4)).cumsum(dim=2)[..., None, None]
 
 
-@pytest.mark.parametrize("kind", ["fake", "vit"])
+@pytest.mark.parametrize("kind", ["fake", "rope", "rope_compat", "sincos", "swiglu"])
 def test_encoder_contract(kind: str, tiny_encoder: VideoEncoderConfig) -> None:
     torch.manual_seed(0)
     clip = torch.randint(0, 256, (3, 4, 3, 32, 32), dtype=torch.uint8)
     if kind == "fake":
         contracts.check_encoder(FakeEncoder(), clip, windows=(1,))
     else:
-        contracts.check_encoder(VideoEncoder(tiny_encoder).eval(), clip, windows=(1, 2, 4))
+        changes = {"mlp": kind} if kind == "swiglu" else {"positions": kind}
+        encoder = VideoEncoder(dataclasses.replace(tiny_encoder, **changes)).eval()
+        contracts.check_encoder(encoder, clip, windows=(1, 2, 4))
 
 
 @pytest.mark.parametrize("tokens", [1, 3])
