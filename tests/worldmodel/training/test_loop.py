@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from worldmodel.objectives.base import Batch, Objective
@@ -117,6 +119,31 @@ def test_a_state_of_another_model_or_a_damaged_one_is_refused(tmp_path: Path) ->
     (tmp_path / "state").write_bytes((tmp_path / "state").read_bytes()[:100])
     with pytest.raises(ValueError, match="is damaged"):
         load_training_state(tmp_path / "state", objective, optimizer)
+
+
+def test_a_state_with_half_of_an_optimiser_is_refused(tmp_path: Path) -> None:
+    train(tmp_path, steps=2, precision="fp32")
+    path = tmp_path / "state.safetensors"
+    with safe_open(path, framework="pt") as file:
+        meta, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    moment = tensors.pop("optimizer.net.0.weight.exp_avg_sq")
+    save_file(tensors, path, metadata=meta)
+    with pytest.raises(ValueError, match=r"does not fit .*: optimizer.net.0.weight.exp_avg_sq is missing"):
+        train(tmp_path, precision="fp32")
+    extra = {"optimizer.net.0.weight.exp_avg_sq": moment, "optimizer.other.step": moment}
+    save_file({**tensors, **extra}, path, metadata=meta)
+    with pytest.raises(ValueError, match="optimizer.other.step is unexpected"):
+        train(tmp_path, precision="fp32")
+
+
+def test_a_parameter_that_has_had_no_gradient_yet_is_no_obstacle(tmp_path: Path) -> None:
+    objective = Regression()
+    objective.spare = nn.Linear(2, 2)
+    optimizer = make_optimizer(objective, LoopConfig())
+    objective(draw(0))["loss"].backward()
+    optimizer.step()
+    save_training_state(tmp_path / "state", objective, optimizer, 1)
+    assert load_training_state(tmp_path / "state", objective, make_optimizer(objective, LoopConfig())) == 1
 
 
 def test_a_full_disk_while_saving_keeps_the_last_state(
