@@ -130,7 +130,7 @@ def test_a_state_with_half_of_an_optimiser_is_refused(tmp_path: Path) -> None:
     save_file(tensors, path, metadata=meta)
     with pytest.raises(ValueError, match=r"does not fit .*: optimizer.net.0.weight.exp_avg_sq is missing"):
         train(tmp_path, precision="fp32")
-    extra = {"optimizer.net.0.weight.exp_avg_sq": moment, "optimizer.other.step": moment}
+    extra = {"optimizer.net.0.weight.exp_avg_sq": moment, "optimizer.other.step": moment.clone()}
     save_file({**tensors, **extra}, path, metadata=meta)
     with pytest.raises(ValueError, match="optimizer.other.step is unexpected"):
         train(tmp_path, precision="fp32")
