@@ -33,8 +33,11 @@ class Clips(Protocol):
 
     #: sha256 of the data, wherever it lies.
     hash: str
-    #: Share that training does not see.
+    #: Share that training does not see, and of what: file, time or episode.
     held_out: float
+    held_out_by: str
+    #: Frames per second of a clip; 0 if unknown.
+    fps: float
     #: One line for the model's card.
     title: str
     #: Whether reading a clip takes long enough for processes of its own.
@@ -63,17 +66,13 @@ class EpisodeClips:
 
     def __init__(self, path: str, frames: int, stride: int, held_out: float, seed: int) -> None:
         self.store = EpisodeStore(path)
-        self.hash, self.held_out, self.stride = self.store.hash, held_out, stride
+        self.hash, self.held_out, self.held_out_by = self.store.hash, held_out, "episode"
+        self.fps = float(self.store.meta.get("fps") or 0) / stride
         self.title = str(self.store.meta["env_id"])
         train, rest = split_episodes(self.store, held_out)
         self.windows = Windows(self.store, train, frames - 1, stride=stride)
         self._rest = Windows(self.store, rest, frames - 1, stride=stride)
         self.samples: Samples = _Shuffled(self.windows, seed)
-
-    @property
-    def fps(self) -> float:
-        """Frames per second of a clip; 0 if the dataset does not say."""
-        return float(self.store.meta.get("fps") or 0) / self.stride
 
     def bank(self) -> ClipBank | None:
         """See ``Clips``."""
@@ -111,7 +110,9 @@ class VideoClips:
     slow = True
 
     def __init__(self, config: CorpusConfig, seed: int) -> None:
-        self.config, self.seed, self.held_out = config, seed, config.held_out
+        self.config, self.seed = config, seed
+        self.held_out, self.held_out_by = config.held_out, config.held_out_by
+        self.fps = 0.0 if config.stride else config.fps
         self.corpus = Corpus(config, seed, "train" if config.held_out else "all")
         self.hash = self.corpus.hash
         self.samples: Samples = self.corpus
@@ -124,8 +125,7 @@ class VideoClips:
         found = [first, *(corpus[index] for index in range(1, _bank_size(first["frames"])))]
         names = tuple(Path(sample["source"]).name for sample in found)
         starts = tuple(float(sample["start"]) for sample in found)
-        fps = 0.0 if self.config.stride else self.config.fps
-        return ClipBank(np.stack([sample["frames"] for sample in found]), names, starts, fps)
+        return ClipBank(np.stack([sample["frames"] for sample in found]), names, starts, self.fps)
 
     def facts(self, run: Path) -> Facts:
         """See ``Clips``."""
@@ -140,7 +140,7 @@ class VideoClips:
         log = self.damage(run)
         skipped = tuple(log.skipped.items()) if log else ()
         videos = tuple(dict.fromkeys(path for listing in self.corpus.listings for path in listing.paths[:4]))
-        return Facts(sources, skipped, videos[:4], clip_fps=0.0 if self.config.stride else self.config.fps)
+        return Facts(sources, skipped, videos[:4], clip_fps=self.fps)
 
     def damage(self, run: Path) -> DamageLog | None:
         """A process's own list: each reads other files."""

@@ -1,4 +1,4 @@
-"""Pretrain a small encoder on real videos in minutes on a CPU, and see what it has learnt that an untrained one has not.
+"""Pretrain a small encoder on real videos in minutes on a CPU, and see what it has learnt.
 
 `make pretrain-example` fetches packages that ship short videos, and runs this on them; any folder of videos will do.
 Each stage is a command of its own. An interrupted example continues when run again.
@@ -51,7 +51,7 @@ def run(config: Config) -> dict[str, Any]:
     """Run the stages that are not done yet; prints a line for each, and returns the probes' results."""
     if not Path(config.videos).expanduser().is_dir():
         raise FileNotFoundError(
-            f"no folder {config.videos}; `make pretrain-example` fetches videos, or name a folder of your own: videos=..."
+            f"no folder {config.videos}; `make pretrain-example` fetches videos, or name your own: videos=FOLDER"
         )
     out = Path(config.out).expanduser()
     rows = []
@@ -59,7 +59,9 @@ def run(config: Config) -> dict[str, Any]:
         began = time.monotonic()
         stage.run()
         seconds = seconds_of(out / stage.name) or time.monotonic() - began
-        rows.append({"name": stage.name, "what": stage.what, "command": stage.command, "seconds": round(seconds, 1)})
+        rows.append(
+            {"name": stage.name, "what": stage.what, "command": stage.command, "seconds": round(seconds, 1)}
+        )
         print(f"{stage.name:10} {seconds:6.1f} s   {stage.what}", flush=True)
     results = read_json(out / "pretrain" / "probe" / "results.json")
     summary = {"stages": rows, "seconds": sum(row["seconds"] for row in rows), "probes": results["probes"]}

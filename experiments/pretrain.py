@@ -127,6 +127,8 @@ def save(path: Path, objective: Objective, config: Config, clips: Clips) -> None
         "objective": type(config.objective).__name__,
         "data": clips.hash,
         "held_out": clips.held_out,
+        "held_out_by": clips.held_out_by,
+        "fps": clips.fps,
     }
     card = f"Video encoder pretrained for {config.loop.steps} steps on {clips.title}.\n"
     save_encoder(path, objective.parts(), settings, card)
