@@ -59,16 +59,22 @@ class EpisodeClips:
     """Clips of consecutive frames, ``stride`` environment steps apart, from an episode dataset.
 
     Raises:
-        FileNotFoundError, ValueError: There is no such dataset, or its episodes are too short.
+        FileNotFoundError, ValueError: There is no such dataset, its frames are of another size than ``size``, or its
+            episodes are too short.
     """
 
     slow = False
 
-    def __init__(self, path: str, frames: int, stride: int, held_out: float, seed: int) -> None:
+    def __init__(self, path: str, frames: int, size: int, stride: int, held_out: float, seed: int) -> None:
         self.store = EpisodeStore(path)
         self.hash, self.held_out, self.held_out_by = self.store.hash, held_out, "episode"
         self.fps = float(self.store.meta.get("fps") or 0) / stride
         self.title = str(self.store.meta["env_id"])
+        height, width = self.store[0]["frames"].shape[-2:]
+        if (height, width) != (size, size):
+            raise ValueError(
+                f"{path} has frames of {height} x {width} pixels, but encoder.image_size={size}; they must be the same"
+            )
         train, rest = split_episodes(self.store, held_out)
         self.windows = Windows(self.store, train, frames - 1, stride=stride)
         self._rest = Windows(self.store, rest, frames - 1, stride=stride)

@@ -106,7 +106,10 @@ def run(config: Config) -> Path:
 def open_clips(config: Config) -> Clips:
     """The training's clips, from videos or from episodes."""
     if is_episode_dataset(config.data):
-        return EpisodeClips(config.data, config.encoder.frames, config.stride, config.held_out, config.seed)
+        size = config.encoder
+        return EpisodeClips(
+            config.data, size.frames, size.image_size, config.stride, config.held_out, config.seed
+        )
     return VideoClips(config.corpus, config.seed)
 
 

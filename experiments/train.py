@@ -26,6 +26,11 @@ from worldmodel.objectives.latent_dynamics import LatentDynamics, LatentDynamics
 from worldmodel.training.loop import LoopConfig, fit
 
 
+def tiny_encoder() -> VideoEncoderConfig:
+    """What configs/encoder/tiny.yaml says: the size that stands there if no other is chosen."""
+    return VideoEncoderConfig(positions="sincos", pixel_mean=[0.5, 0.5, 0.5], pixel_std=[0.25, 0.25, 0.25])
+
+
 @dataclass
 class Config:
     """Settings of a world model's training."""
@@ -41,7 +46,7 @@ class Config:
     #: frozen: ema (target encoder) or student (context encoder).
     encoder_weights: str = "ema"
     #: untrained and end_to_end: the encoder's size.
-    encoder: VideoEncoderConfig = field(default_factory=VideoEncoderConfig)
+    encoder: VideoEncoderConfig = field(default_factory=tiny_encoder)
     head: TokenHeadConfig = field(default_factory=TokenHeadConfig)
     dynamics: MLPDynamicsConfig = field(default_factory=MLPDynamicsConfig)
     objective: LatentDynamicsConfig = field(default_factory=LatentDynamicsConfig)
@@ -67,7 +72,7 @@ class Config:
                 "variant=frozen needs encoder_from=MODEL_DIRECTORY, which worldmodel pretrain makes; without a "
                 "pretrained encoder choose variant=end_to_end"
             )
-        if self.variant == "frozen" and self.encoder != VideoEncoderConfig():
+        if self.variant == "frozen" and self.encoder != tiny_encoder():
             raise ValueError("encoder.* is given by encoder_from and cannot be set with variant=frozen")
         if self.variant != "frozen" and self.encoder_from:
             raise ValueError(f"variant={self.variant} begins with random weights: leave encoder_from out")

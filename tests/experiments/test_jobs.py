@@ -12,8 +12,10 @@ import torch
 
 from envs.evaluate import Goals, Observation, evaluate
 from envs.task import make_suite
+from experiments import train
 from experiments.agents import LatentPolicy, latent_agent
 from experiments.cli import main
+from experiments.settings import compose_settings
 from planners.cem import CEMConfig
 from planners.costs import GoalCostConfig
 from planners.mpc import MPCConfig
@@ -155,12 +157,12 @@ def test_a_run_keeps_the_threads_that_it_began_with(
     [
         ("collect env=worldmodel/NoRoom-v0 out={tmp}/d", "worldmodel/TwoRoom-v0"),
         ("collect policy=clever out={tmp}/d", "held_direction"),
-        ("pretrain data={tmp}/nowhere", "no dataset at"),
+        ("pretrain data={tmp}/nowhere", "nowhere"),
         (
             "pretrain data={data} out={tmp}/p mask.random_tube.ratio=0.01",
             "mask.random_tube.ratio=0.01 hides 0 of the 16 places",
         ),
-        ("pretrain data={data} out={tmp}/p encoder.image_size=48", "this encoder takes"),
+        ("pretrain data={data} out={tmp}/p encoder.image_size=48", "frames of 64 x 64 pixels"),
         ("pretrain data={data} out={tmp}/p encoder.frames=64", "no episode has the 63 steps"),
         ("pretrain data={data} out={tmp}/p encoder.heads=5", "encoder.heads=5 must divide"),
         ("pretrain out={tmp}/p", "data"),
@@ -183,10 +185,9 @@ def test_user_errors_are_one_line_and_exit_code_2(
 ) -> None:
     argv = [word.format(data=data, tmp=tmp_path) for word in command.split()]
     assert main(argv) == 2
-    printed = capsys.readouterr().err.strip()
-    assert message in printed
-    assert len(printed.splitlines()) == 1
-    assert "Traceback" not in printed
+    *said, error = capsys.readouterr().err.strip().splitlines()
+    assert message in error and error.startswith("worldmodel ")
+    assert not any("Traceback" in line or "rror" in line for line in said), "what stands before is progress"
 
 
 def test_a_run_with_another_configuration_in_the_same_place_is_refused(
@@ -250,3 +251,9 @@ def test_bench_measures(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "episodes=4", "workers=0", "repeats=1", "batch_size=2"]) == 0
     printed = capsys.readouterr().out
     assert all(name in printed for name in ("frames/s", "clips/s, bf16", "ms per decision"))
+
+
+def test_the_encoder_that_train_takes_for_none_chosen_is_the_one_in_its_configuration() -> None:
+    """It once compared with the class's defaults, which had become others: every frozen training was refused."""
+    settings = compose_settings("train", train.Config, ["data=x", "variant=untrained"]).to_object()
+    assert settings.encoder == train.tiny_encoder() == train.Config(data="x", variant="untrained").encoder
