@@ -14,7 +14,7 @@ from torch import nn
 
 from worldmodel.interop.huggingface import from_hf
 from worldmodel.interop.official import load_official
-from worldmodel.models.world_model import save_encoder
+from worldmodel.models.pretrained import save_encoder
 
 
 @dataclass

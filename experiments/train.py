@@ -20,8 +20,9 @@ from worldmodel.evaluation.open_loop import open_loop_errors
 from worldmodel.models.dynamics import MLPDynamicsConfig
 from worldmodel.models.files import directory_hash, read_config
 from worldmodel.models.heads import TokenHeadConfig
+from worldmodel.models.pretrained import load_encoder
 from worldmodel.models.video_encoder import VideoEncoderConfig
-from worldmodel.models.world_model import ActionSpec, WorldModel, WorldModelConfig, load_encoder
+from worldmodel.models.world_model import ActionSpec, WorldModel, WorldModelConfig
 from worldmodel.objectives.latent_dynamics import LatentDynamics, LatentDynamicsConfig
 from worldmodel.training.loop import LoopConfig, fit
 

@@ -11,8 +11,8 @@ from experiments.cli import main
 from worldmodel.interop.official import encoder_rules, predictor_rules
 from worldmodel.interop.tensors import write_all
 from worldmodel.models.masked_predictor import MaskedPredictor, MaskedPredictorConfig
+from worldmodel.models.pretrained import load_encoder
 from worldmodel.models.video_encoder import VideoEncoder, VideoEncoderConfig
-from worldmodel.models.world_model import load_encoder
 
 SIZE = VideoEncoderConfig(
     image_size=32, frames=4, patch_size=8, width=192, depth=1, heads=3, mlp_ratio=1.0, positions="rope_compat"

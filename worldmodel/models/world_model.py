@@ -10,10 +10,7 @@ from torch import Tensor, nn
 from worldmodel.models.dynamics import MLPDynamics, MLPDynamicsConfig
 from worldmodel.models.files import from_dict, load_part, read_config, save_parts
 from worldmodel.models.heads import TokenHead, TokenHeadConfig
-from worldmodel.models.pretrained import load_encoder, save_encoder
 from worldmodel.models.video_encoder import VideoEncoder, VideoEncoderConfig
-
-__all__ = ["ActionSpec", "WorldModel", "WorldModelConfig", "load_encoder", "save_encoder"]
 
 
 @dataclass

@@ -10,7 +10,8 @@ import numpy as np
 from worldmodel.data.episodes import EpisodeStore
 from worldmodel.masks import MaskConfig
 from worldmodel.models.files import from_dict
-from worldmodel.models.world_model import WorldModel, load_encoder
+from worldmodel.models.pretrained import load_encoder
+from worldmodel.models.world_model import WorldModel
 from worldmodel.report.artefacts import MODELS, DemoRun
 from worldmodel.report.figures import Line, curves, line_of
 from worldmodel.report.markup import Html, div, join

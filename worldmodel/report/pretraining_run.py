@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from worldmodel.atomic import read_json, write_atomic, write_json
+from worldmodel.models.pretrained import load_encoder
 from worldmodel.models.video_encoder import VideoEncoder
-from worldmodel.models.world_model import load_encoder
 from worldmodel.report.retrieval import ClipBank
 from worldmodel.training.run import read_metrics
 

@@ -10,9 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from worldmodel.models.files import directory_hash
-from worldmodel.models.masked_predictor import MaskedPredictor, MaskedPredictorConfig
-from worldmodel.models.video_encoder import VideoEncoder, VideoEncoderConfig
-from worldmodel.models.world_model import WorldModel, load_encoder, save_encoder
+from worldmodel.models.world_model import WorldModel
 
 
 def test_a_saved_model_loads_and_predicts_the_same(tiny_world_model: WorldModel, tmp_path: Path) -> None:
@@ -130,16 +128,3 @@ def test_a_missing_model_part_or_damaged_file_is_a_clear_error(
     (tmp_path / "head.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="has no part head"):
         WorldModel.load(tmp_path)
-
-
-def test_student_and_ema_weights_are_kept_apart(tiny_encoder: VideoEncoderConfig, tmp_path: Path) -> None:
-    from dataclasses import asdict
-
-    student, ema = VideoEncoder(tiny_encoder), VideoEncoder(tiny_encoder)
-    predictor = MaskedPredictor(MaskedPredictorConfig(width=24, heads=2), student.grid, 24)
-    parts = {"encoder": student, "target_encoder": ema, "predictor": predictor}
-    save_encoder(tmp_path, parts, {"encoder": asdict(tiny_encoder)}, "")
-    assert torch.equal(load_encoder(tmp_path).patch_embed.weight, ema.patch_embed.weight)
-    assert torch.equal(load_encoder(tmp_path, "student").patch_embed.weight, student.patch_embed.weight)
-    with pytest.raises(ValueError, match="weights='best' is unknown"):
-        load_encoder(tmp_path, "best")

@@ -15,8 +15,9 @@ from worldmodel.atomic import write_json
 from worldmodel.data.episodes import EpisodeStore
 from worldmodel.masks import MaskConfig
 from worldmodel.models.masked_predictor import MaskedPredictor, MaskedPredictorConfig
+from worldmodel.models.pretrained import save_encoder
 from worldmodel.models.video_encoder import VideoEncoder, VideoEncoderConfig
-from worldmodel.models.world_model import WorldModel, save_encoder
+from worldmodel.models.world_model import WorldModel
 from worldmodel.report.artefacts import DemoRun
 
 #: Successes of 10 tasks, and their Wilson intervals.

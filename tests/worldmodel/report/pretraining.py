@@ -12,8 +12,8 @@ import torch
 
 from worldmodel.atomic import write_json
 from worldmodel.masks import MaskConfig
+from worldmodel.models.pretrained import save_encoder
 from worldmodel.models.video_encoder import VideoEncoder, VideoEncoderConfig
-from worldmodel.models.world_model import save_encoder
 from worldmodel.report.retrieval import ClipBank
 
 CONFIG = VideoEncoderConfig(image_size=32, frames=4, patch_size=8, tubelet=2, width=48, depth=2, heads=2)
