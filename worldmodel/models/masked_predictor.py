@@ -70,6 +70,11 @@ class MaskedPredictor(nn.Module):
         self.positions = Positions(config.positions, grid, config.width, config.heads)
         self.register_buffer("table", self.positions.table(), persistent=False)
         init_transformer(self, self.blocks)
+        if config.positions == "rope":
+            # Zeros, V-JEPA's beginning, are fine where a position is added to them. Rotary positions add nothing, and
+            # the first layer norm multiplies the gradient at zero by 1 / sqrt(eps) = 1000. (V-JEPA 2 begins so all
+            # the same, hence "rope_compat" does, too.)
+            nn.init.trunc_normal_(self.mask_tokens, std=0.02)
 
     def forward(
         self,

@@ -57,6 +57,23 @@ def test_each_mask_has_its_token(known: tuple[Tensor, Tensor, Tensor]) -> None:
     assert (gradient.abs().amax(dim=1) > 0).tolist() == [False, True, False]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_first_gradient_is_not_that_of_a_layer_norm_at_zero(
+    known: tuple[Tensor, Tensor, Tensor], kind: str
+) -> None:
+    """Rotary positions add nothing to a mask token: were it zero, its gradient would be above all others'.
+
+    V-JEPA 2 begins so all the same, and is followed where it is asked for.
+    """
+    torch.manual_seed(0)
+    predictor = MaskedPredictor(replace(SMALL, positions=kind), GRID, 12)
+    assert bool((predictor.mask_tokens == 0).all()) == (kind != "rope")
+    predictor(*known).sub(torch.randn(2, 20, 12)).abs().mean().backward()
+    token, answer = predictor.mask_tokens.grad, predictor.proj.weight.grad
+    assert token is not None and answer is not None
+    assert (token.norm() < 10 * answer.norm()) == (kind != "rope_compat")
+
+
 def test_another_output_width(known: tuple[Tensor, Tensor, Tensor]) -> None:
     assert build(output_width=1536)(*known).shape == (2, 20, 1536)
 
