@@ -30,7 +30,7 @@ def predict_masked(
     if mask.groups > 1:
         context, ids = (x.repeat_interleave(mask.groups, dim=0) for x in (context, ids))
         target = target.reshape(len(ids), -1)
-    predicted = predictor(context, ids, target, mask_index=index).float()
+    predicted = predictor(context, ids, target, mask_index=index, grid=encoder.grid_of(clip)).float()
     return predicted.reshape(*mask.target.shape, -1)
 
 

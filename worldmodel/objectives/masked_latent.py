@@ -130,7 +130,10 @@ class MaskedLatentPrediction(Objective):
         clip = batch.views[0]
         tokens = self._target_tokens(clip)
         figures = feature_monitors(tokens)
-        figures |= baseline_losses(self._normalise(tokens, everywhere=False), self.config.loss)
+        if (
+            self.config.target_norm != "centred" or len(tokens) > 1
+        ):  # one clip has no others to be compared with
+            figures |= baseline_losses(self._normalise(tokens, everywhere=False), self.config.loss)
         if self.target_encoder is not None:
             student = self.encoder.encode(clip[:MONITORED_CLIPS]).flatten(1, 2)
             figures["ema_weight_gap"] = weight_gap(self.encoder, self.target_encoder)

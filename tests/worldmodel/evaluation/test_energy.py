@@ -146,3 +146,22 @@ def test_bad_settings_are_refused() -> None:
     assert objective.predictor is not None
     with pytest.raises(ValueError, match="at least one"):
         ClipEnergy(objective.encoder, objective.predictor, None, [])
+
+
+def test_an_energy_of_wide_clips_tells_the_predictor_their_grid() -> None:
+    objective = untrained()
+    assert objective.predictor is not None
+    for parameter in objective.predictor.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    clip = torch.rand(2, 8, 3, 16, 48)
+    grid = objective.encoder.grid_of(clip)
+    (pair,) = pairs = future_pairs(grid, [2])
+    found = ClipEnergy(objective.encoder, objective.predictor, objective.target_encoder, pairs)(clip)
+    context, target = pair.context.expand(2, -1), pair.target.expand(2, -1)
+    with torch.no_grad():
+        known = objective.encoder.encode(clip, keep=context)
+        said = objective.predictor(known, context, target, grid=grid)
+        assert objective.target_encoder is not None
+        tokens = objective.target_encoder.encode(clip).flatten(1, 2)[:, pair.target]
+    wanted = F.layer_norm(tokens, tokens.shape[-1:])
+    torch.testing.assert_close(found, (said - wanted).abs().mean(dim=(1, 2)))

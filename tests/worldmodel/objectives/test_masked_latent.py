@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from worldmodel.masks import MaskConfig, draw_masks
+from worldmodel.masks import Grid, MaskConfig, draw_masks
 from worldmodel.models.masked_predictor import MaskedPredictor, MaskedPredictorConfig
 from worldmodel.models.video_encoder import VideoEncoder, VideoEncoderConfig
 from worldmodel.objectives.base import Batch
+from worldmodel.objectives.masked import predict_masked
 from worldmodel.objectives.masked_latent import MaskedLatentConfig, MaskedLatentPrediction
 
 
@@ -55,6 +58,35 @@ def test_the_target_encoder_gets_no_gradient_and_follows_by_ema(tiny_encoder: Vi
     torch.testing.assert_close(objective.target_encoder.patch_embed.weight, before + 0.25)
     objective.after_step(1.0)  # momentum 1: stays
     torch.testing.assert_close(objective.target_encoder.patch_embed.weight, before + 0.25)
+
+
+@pytest.mark.parametrize("positions", ["rope", "sincos"])
+def test_a_clip_of_another_size_than_the_configured_one_has_its_own_grid(
+    tiny_encoder: VideoEncoderConfig, positions: str
+) -> None:
+    """Ids of a wide clip, read as ids of a square one, would tell the predictor wrong places."""
+    config = replace(tiny_encoder, positions=positions)
+    objective, _ = make(config)
+    with torch.no_grad():
+        for parameter in objective.predictor.parameters():
+            parameter.normal_(std=0.3)
+    clip = torch.rand(2, 4, 3, config.patch_size, 4 * config.patch_size)
+    grid = Grid(4 // config.tubelet, 1, 4)
+    (mask,) = draw_masks({"tube": MaskConfig()}, grid, 0, range(2))
+    predicted = predict_masked(objective.encoder, objective.predictor, clip, mask)
+    context = objective.encoder.encode(clip, keep=mask.context)
+    told = objective.predictor(context, mask.context, mask.target, grid=grid)
+    torch.testing.assert_close(predicted, told)
+    not_told = objective.predictor(context, mask.context, mask.target)
+    assert (predicted - not_told).abs().max() > 1e-3
+
+
+def test_one_clip_per_process_can_be_monitored_with_centred_targets(tiny_encoder: VideoEncoderConfig) -> None:
+    """Training on several processes of one clip each is sound; the monitors of one process have no other clip."""
+    objective, batch = make(tiny_encoder, target_norm="centred")
+    assert "predict_mean_loss" in objective.monitor(batch)
+    figures = objective.monitor(batch.split(3)[0])
+    assert "token_std" in figures and "predict_mean_loss" not in figures
 
 
 def test_it_learns_one_batch(tiny_encoder: VideoEncoderConfig) -> None:
