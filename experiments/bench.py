@@ -3,6 +3,7 @@
 Example:
     worldmodel bench
     worldmodel bench what=[plan] threads=1
+    worldmodel bench what=[step] encoder=vit_large predictor=vjepa2 batch_size=24 precision=bf16 device=cuda
     worldmodel bench what=[upstream] upstream=vjepa2 encoder=vit_tiny predictor=small batch_size=2
 """
 
@@ -18,6 +19,7 @@ import torch
 from envs.world import describe
 from experiments import collect
 from experiments.agents import latent_agent
+from experiments.bench_step import StepBench, measure
 from experiments.bench_upstream import compare
 from planners.cem import CEMConfig
 from planners.costs import GoalCostConfig
@@ -37,7 +39,7 @@ from worldmodel.training.machine import choose_device
 class Config:
     """Settings of a benchmark."""
 
-    #: Which of collect, pretrain, plan and upstream to measure.
+    #: Which of collect, pretrain, plan, step (training steps: memory, utilisation) and upstream to measure.
     what: list[str] = field(default_factory=lambda: ["collect", "pretrain", "plan"])
     #: Gymnasium id of the environment.
     env: str = "worldmodel/TwoRoom-v0"
@@ -55,8 +57,12 @@ class Config:
     repeats: int = 20
     #: For upstream, training steps against V-JEPA 2's own modules: a checkout of facebookresearch/vjepa2.
     upstream: str = ""
-    #: For upstream: fp32 or bf16.
+    #: For step and upstream: fp32 or bf16.
     precision: str = "fp32"
+    #: For step: measure with torch.compile as well.
+    compile: bool = True
+    #: For step: TFLOP/s that utilisation is counted against; 0: the maker's bf16 figure, or a measured matrix product.
+    peak_tflops: float = 0.0
     #: JSON file for the results; empty: none.
     out: str = ""
     encoder: VideoEncoderConfig = field(default_factory=VideoEncoderConfig)
@@ -64,13 +70,15 @@ class Config:
     planner: CEMConfig = field(default_factory=CEMConfig)
 
     def __post_init__(self) -> None:
-        known = ("collect", "pretrain", "plan", "upstream")
+        known = ("collect", "pretrain", "plan", "step", "upstream")
         if set(self.what) - set(known) or not self.what:
             raise ValueError(f"what={self.what}: choose some of {', '.join(known)}")
         if "upstream" in self.what and not self.upstream:
             raise ValueError("what=[upstream] needs a checkout of facebookresearch/vjepa2: upstream=PATH")
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"precision={self.precision!r} is unknown; choose fp32 or bf16")
+        if min(self.batch_size, self.repeats) < 1 or self.peak_tflops < 0:
+            raise ValueError("batch_size and repeats must be at least 1, and peak_tflops not negative")
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -82,6 +90,7 @@ def run(config: Config) -> dict[str, Any]:
         "collect": bench_collect,
         "pretrain": bench_pretrain,
         "plan": bench_plan,
+        "step": bench_step,
         "upstream": bench_upstream,
     }
     results: dict[str, Any] = {"threads": torch.get_num_threads(), "torch": torch.__version__}
@@ -149,6 +158,22 @@ def bench_plan(config: Config) -> dict[str, float]:
     return figures
 
 
+def bench_step(config: Config) -> dict[str, float]:
+    """Training steps with memory and utilisation; see `experiments.bench_step`."""
+    return measure(
+        StepBench(
+            config.encoder,
+            config.predictor,
+            config.batch_size,
+            config.device,
+            config.precision,
+            config.repeats,
+            config.compile,
+            config.peak_tflops,
+        )
+    )
+
+
 def bench_upstream(config: Config) -> dict[str, float]:
     """Training steps against V-JEPA 2's own modules; see `experiments.bench_upstream`."""
     return compare(
@@ -163,7 +188,7 @@ def bench_upstream(config: Config) -> dict[str, float]:
 
 
 def _figure(value: float) -> str:
-    return f"{value:.1f}" if value >= 10 else f"{value:.2g}" if value < 0.01 else f"{value:.2f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.3g}"
 
 
 def _median_seconds(work: Callable[[], Any], repeats: int) -> float:
