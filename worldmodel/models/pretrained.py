@@ -77,12 +77,31 @@ def load_predictor(path: str | Path) -> MaskedPredictor:
 def load_weights(path: str | Path, parts: Mapping[str, nn.Module]) -> None:
     """Fill the networks of an objective from a model directory, e.g. to go on with longer clips.
 
-    Sizes of frames, and numbers of frames, may differ: positions are no weights.
+    Sizes of frames, and numbers of frames, may differ: positions are no weights. A model with one set of an encoder's
+    weights gives them to the context and to the target encoder.
 
     Raises:
         FileNotFoundError: There is no model, or it lacks one of the parts.
-        ValueError: A tensor is missing, unexpected or of another shape.
+        ValueError: A tensor is missing, unexpected or of another shape; or the weights were trained with other
+            positions, heads or pixel statistics, which leave no trace in shapes.
     """
-    read_config(Path(path), KIND)
+    config = read_config(Path(path), KIND)
+    held = config.get("parts", list(parts))
     for name, part in parts.items():
-        load_part(Path(path), name, part)
+        _check_alike(config, name, part, str(path))
+        other = {"encoder": "target_encoder", "target_encoder": "encoder"}.get(name, name)
+        load_part(Path(path), other if name not in held and other in held else name, part)
+
+
+def _check_alike(config: Mapping[str, Any], name: str, part: nn.Module, source: str) -> None:
+    """See that what shapes do not show is as it was trained."""
+    key = "encoder" if "encoder" in name else "predictor"
+    trained, mine = config.get(key), getattr(part, "config", None)
+    for setting in ("positions", "heads", "pixel_mean", "pixel_std"):
+        if not isinstance(trained, Mapping) or setting not in trained or not hasattr(mine, setting):
+            continue
+        if trained[setting] != getattr(mine, setting):
+            raise ValueError(
+                f"{source} was trained with {key}.{setting}={trained[setting]}, not {getattr(mine, setting)}: its "
+                f"weights mean nothing to the other; set {key}.{setting}"
+            )

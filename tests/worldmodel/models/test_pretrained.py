@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -69,3 +69,42 @@ def test_weights_go_into_longer_clips_and_nowhere_else(
         load_weights(tmp_path, {"encoder": wider})
     with pytest.raises(FileNotFoundError, match="has no part decoder"):
         load_weights(tmp_path, {"decoder": longer})
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "message"),
+    [
+        ("encoder", {"positions": "rope_compat"}, "trained with encoder.positions=rope, not rope_compat"),
+        ("encoder", {"heads": 1}, "trained with encoder.heads=2, not 1"),
+        ("encoder", {"pixel_mean": [0.5, 0.5, 0.5]}, "set encoder.pixel_mean"),
+        ("predictor", {"positions": "rope_compat"}, "trained with predictor.positions=rope, not rope_compat"),
+    ],
+)
+def test_weights_do_not_go_into_a_network_that_would_read_them_otherwise(
+    parts: dict[str, nn.Module],
+    tiny_encoder: VideoEncoderConfig,
+    tmp_path: Path,
+    part: str,
+    change: dict[str, object],
+    message: str,
+) -> None:
+    """Every tensor fits, and the features would be noise: e.g. V-JEPA 2's weights in an encoder with true rotations."""
+    size = replace(tiny_encoder, positions="rope", heads=2)
+    narrow = replace(NARROW, positions="rope")
+    save_encoder(tmp_path, parts, {"encoder": asdict(size), "predictor": asdict(narrow)}, "")
+    encoder = VideoEncoder(replace(size, **change) if part == "encoder" else size)  # type: ignore[arg-type]
+    other = replace(narrow, **change) if part == "predictor" else narrow  # type: ignore[arg-type]
+    network = encoder if part == "encoder" else MaskedPredictor(other, encoder.grid, encoder.width)
+    with pytest.raises(ValueError, match=message):
+        load_weights(tmp_path, {part: network})
+
+
+@pytest.mark.parametrize("held", ["encoder", "target_encoder"])
+def test_one_set_of_weights_begins_both_encoders(
+    parts: dict[str, nn.Module], tiny_encoder: VideoEncoderConfig, tmp_path: Path, held: str
+) -> None:
+    """As a model of Hugging Face's, or one without an EMA, has it."""
+    save_encoder(tmp_path, {held: parts[held]}, settings(tiny_encoder), "")
+    student, ema = VideoEncoder(tiny_encoder), VideoEncoder(tiny_encoder)
+    load_weights(tmp_path, {"encoder": student, "target_encoder": ema})
+    assert same(student, parts[held]) and same(ema, parts[held])
