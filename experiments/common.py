@@ -30,6 +30,8 @@ _NOT_THE_RESULT_OF_A_LOOP = (
     "checkpoint_seconds",
     "checkpoint_steps",
 )
+#: And in a corpus's: a run that stopped for its damaged files goes on once more of them are allowed.
+_NOT_THE_RESULT_OF_A_CORPUS = ("max_damaged", "backend")
 
 
 def open_run(job: str, config: Any, inputs: dict[str, str] | None = None) -> Run:
@@ -44,8 +46,9 @@ def open_run(job: str, config: Any, inputs: dict[str, str] | None = None) -> Run
             have taken their place.
     """
     values = {key: value for key, value in dataclasses.asdict(config).items() if key not in _NOT_THE_RESULT}
-    if isinstance(values.get("loop"), dict):
-        values["loop"] = {k: v for k, v in values["loop"].items() if k not in _NOT_THE_RESULT_OF_A_LOOP}
+    for section, left_out in (("loop", _NOT_THE_RESULT_OF_A_LOOP), ("corpus", _NOT_THE_RESULT_OF_A_CORPUS)):
+        if isinstance(values.get(section), dict):
+            values[section] = {k: v for k, v in values[section].items() if k not in left_out}
     values["inputs"] = inputs or {}
     path = Path(config.out).expanduser() if config.out else Path("runs") / job / config_hash(values)
     return Run(path, values, getattr(config, "log", None))

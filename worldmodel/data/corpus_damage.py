@@ -37,10 +37,12 @@ class DamageLog:
         self.path = None if path is None else Path(path)
         self.skipped: dict[str, str] = {}
         self._samples = self._found = 0
+        self._listed = False  # whether the file is known to hold what was skipped so far, and nothing else
         if self.path is not None and self.path.exists():
             with open(self.path, newline="", encoding="utf-8", errors="surrogateescape") as file:
                 rows = list(csv.reader(file))[1:]
             self.skipped = {row[0]: row[1] for row in rows if len(row) == len(COLUMNS)}
+        self._damaged = len(self.damaged)
 
     @property
     def damaged(self) -> list[str]:
@@ -59,28 +61,43 @@ class DamageLog:
         if not new:
             return
         self.skipped.update(new)
-        self._found += sum(not is_short(reason) for reason in new.values())
+        damaged = sum(not is_short(reason) for reason in new.values())
+        self._found += damaged
+        self._damaged += damaged
         for path, reason in new.items():
             warnings.warn(f"left out {path}: {reason}", DamageWarning, stacklevel=2)
         if self.path is not None:
-            write_table(self.path, COLUMNS, self.skipped.items())
+            self._list(self.path, new)
         self._check()
 
+    def _list(self, path: Path, new: dict[str, str]) -> None:
+        """Once the whole list, which may have been cut off; then what is new: there may be many thousands."""
+        if not self._listed:
+            write_table(path, COLUMNS, self.skipped.items())
+            self._listed = True
+            return
+        try:
+            with open(path, "a", newline="", encoding="utf-8", errors="surrogateescape") as file:
+                csv.writer(file, lineterminator="\n").writerows(new.items())
+        except OSError:
+            self._listed = False
+            raise
+
     def _check(self) -> None:
-        damaged = self.damaged
         seen = min(self.files, max(FEW, self._samples))
-        if len(damaged) > self.max_damaged * self.files:
-            share = f"{len(damaged)} of {self.files} files"
+        if self._damaged > self.max_damaged * self.files:
+            share = f"{self._damaged} of {self.files} files"
         elif self._found > self.max_damaged * seen:
             share = f"{self._found} of the {seen} files that were read"
         else:
             return
+        damaged = self.damaged
         first = ", ".join(f"{path} ({self.skipped[path]})" for path in damaged[:NAMED])
         more = f" and {len(damaged) - NAMED} more" if len(damaged) > NAMED else ""
         where = f"; the list is in {self.path}" if self.path is not None else ""
         raise CorpusError(
             f"{share} are damaged, more than max_damaged={self.max_damaged:g} allows: "
-            f"{first}{more}{where}; remove them, or raise max_damaged"
+            f"{first}{more}{where}; raise max_damaged to go on, or remove them and begin again"
         )
 
 

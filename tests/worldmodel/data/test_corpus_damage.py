@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from worldmodel.data import corpus_damage
 from worldmodel.data.corpus_damage import DamageLog, DamageWarning
 from worldmodel.data.corpus_files import CorpusError
 
@@ -71,3 +72,24 @@ def test_names_that_are_no_text_survive(tmp_path: Path) -> None:
         warnings.simplefilter("ignore")
         DamageLog(10, 1.0, tmp_path / "skipped.csv").add([(name, "is, empty")])
     assert DamageLog(10, 1.0, tmp_path / "skipped.csv").skipped == {name: "is, empty"}
+
+
+@pytest.mark.filterwarnings("ignore::worldmodel.data.corpus_damage.DamageWarning")
+def test_a_long_list_is_not_written_anew_for_every_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "skipped.csv"
+    DamageLog(10**6, 1.0, file).add(bad(2))
+    file.write_text(file.read_text() + "v2.mp4,is em")  # a crash while it was written
+    written: list[Path] = []
+    whole = corpus_damage.write_table
+    monkeypatch.setattr(
+        corpus_damage, "write_table", lambda path, *rest: (written.append(path), whole(path, *rest))
+    )
+    log = DamageLog(10**6, 1.0, file)
+    for number in range(20):
+        log.add(bad(1, number))
+    assert len(written) == 1
+    rows = file.read_text().splitlines()
+    assert len(rows) == 21 and rows[-1] == "v19.mp4,is empty"
+    assert DamageLog(10**6, 1.0, file).skipped == log.skipped and len(log.damaged) == 20
