@@ -97,7 +97,7 @@ class DamageLog:
         where = f"; the list is in {self.path}" if self.path is not None else ""
         raise CorpusError(
             f"{share} are damaged, more than max_damaged={self.max_damaged:g} allows: "
-            f"{first}{more}{where}; raise max_damaged to go on, or remove them and begin again"
+            f"{first}{more}{where}; remove them, or raise max_damaged, with which this run goes on"
         )
 
 

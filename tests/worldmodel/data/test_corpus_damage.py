@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -83,9 +84,12 @@ def test_a_long_list_is_not_written_anew_for_every_file(
     file.write_text(file.read_text() + "v2.mp4,is em")  # a crash while it was written
     written: list[Path] = []
     whole = corpus_damage.write_table
-    monkeypatch.setattr(
-        corpus_damage, "write_table", lambda path, *rest: (written.append(path), whole(path, *rest))
-    )
+
+    def counted(path: Path, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+        written.append(path)
+        whole(path, columns, rows)
+
+    monkeypatch.setattr(corpus_damage, "write_table", counted)
     log = DamageLog(10**6, 1.0, file)
     for number in range(20):
         log.add(bad(1, number))
