@@ -17,11 +17,12 @@ import os
 import shutil
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TextIO
 
 JOBS: Mapping[str, str] = {
     "demo": "experiments.demo",
@@ -129,7 +130,8 @@ def _run_module(job: str, module: ModuleType, args: list[str], config_module: st
         print(job_help(job, module.__doc__ or "", settings.config, settings.groups, _width()))
     else:
         _show_log()
-        result = module.run(settings.to_object())
+        with _plain_warnings():
+            result = module.run(settings.to_object())
         outcome = getattr(module, "outcome", None)
         if outcome is not None and _rank() == 0:
             print(outcome(result))
@@ -182,6 +184,29 @@ def _show_log() -> None:
     logger.setLevel(logging.INFO if _rank() == 0 else logging.WARNING)
     if not any(isinstance(handler, _Log) for handler in logger.handlers):
         logger.addHandler(_Log())
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Show warnings of our own as lines of the log: what is wrong, without the place in our code that noticed it."""
+    with warnings.catch_warnings():
+        others = warnings.showwarning
+
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if category.__module__.partition(".")[0] in PACKAGES:
+                logging.getLogger("worldmodel").warning("%s", message)
+            else:
+                others(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = show
+        yield
 
 
 def _load(name: str) -> ModuleType:
