@@ -24,7 +24,8 @@ from worldmodel.objectives.build import build_objective
 from worldmodel.objectives.masked_latent import MaskedLatentConfig
 from worldmodel.objectives.masked_pixels import MaskedPixelsConfig
 from worldmodel.report.pretraining_report import write_pretraining_report
-from worldmodel.training.loop import LoopConfig, fit
+from worldmodel.training.distributed import current_world
+from worldmodel.training.loop import LoopConfig, check_batch, fit
 from worldmodel.training.run import Run
 from worldmodel.training.sinks import LogConfig
 
@@ -78,7 +79,9 @@ class Config:
 
 def run(config: Config) -> Path:
     """Train, or continue training; returns the model directory."""
-    draw_masks(config.mask, config.encoder.grid, config.seed, range(1))  # impossible masks end here
+    # What is impossible ends here, before there is a directory of it.
+    draw_masks(config.mask, config.encoder.grid, config.seed, range(1))
+    check_batch(config.loop, current_world())
     clips = open_clips(config)
     inputs = {"data": clips.hash}
     if config.init_from:
@@ -147,7 +150,8 @@ def report(job: Run, clips: Clips, config: Config) -> None:
 
 def outcome(model: Path) -> str:
     """What the command says at its end."""
-    return f"encoder in {model}\nreport in {model.parent / 'report.html'}"
+    page = model.parent / "report.html"
+    return f"encoder in {model}" + (f"\nreport in {page}" if page.exists() else "")
 
 
 if __name__ == "__main__":
