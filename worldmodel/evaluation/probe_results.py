@@ -160,6 +160,8 @@ def verdict(kind: str, found: dict[str, Any]) -> str:
             f"difference {comparison['difference']:+.1%}, 95% {low:+.1%} to {high:+.1%}; only pretrained right "
             f"{test['only_first']}, only untrained right {test['only_second']}, McNemar p = {test['p']:.2g}"
         )
+        if comparison.get("group_p") is not None:
+            evidence += f", by groups p = {comparison['group_p']:.2g}"
         apart = "do not overlap" if comparison["intervals_apart"] else "overlap"
         evidence += f"; the two intervals {apart}"
     else:

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from worldmodel.evaluation.scores import (
+    accuracy_interval,
     classification,
     compare,
     mcnemar,
     mean_interval,
     regression,
     resampled_interval,
+    sign_flips,
     wilson,
 )
 
@@ -70,6 +72,45 @@ def test_a_paired_comparison_sees_what_separate_intervals_do_not() -> None:
 def test_an_advantage_within_few_groups_is_not_enough() -> None:
     first, second = np.arange(100) < 70, np.arange(100) < 60
     assert not compare(first, second, np.arange(100) // 50)["better"]
+
+
+def test_sign_flips() -> None:
+    first = np.array([True] * 9 + [False] * 2 + [True] * 5)
+    second = np.array([False] * 9 + [True] * 2 + [True] * 5)
+    difference = first.astype(float) - second
+    assert sign_flips(difference, np.arange(16)) == pytest.approx(mcnemar(first, second)["p"])
+    # Five groups that all agree: 2 of 32 outcomes are as extreme. Six: 2 of 64.
+    assert sign_flips(np.ones(50), np.arange(50) // 10) == 2 / 32
+    assert sign_flips(np.ones(60), np.arange(60) // 10) == 2 / 64
+    assert sign_flips(np.zeros(4), np.arange(4)) == 1.0
+    many = np.where(np.arange(400) % 10 < 6, 1.0, -1.0)  # by draws: 240 of 400, z = 4
+    assert sign_flips(many, np.arange(400)) < 0.001
+
+
+def test_two_groups_prove_nothing_however_many_clips_they_have() -> None:
+    """A bootstrap of two groups that agree never sees zero; half of all such findings would be chance."""
+    first, second = np.ones(96, dtype=bool), np.arange(96) % 2 == 0
+    found = compare(first, second, np.arange(96) // 48)
+    assert found["interval"][0] > 0 and found["mcnemar"]["p"] < 1e-9
+    assert found["group_p"] == 0.5 and not found["better"]
+    assert compare(first, second, np.arange(96) // 8)["better"]
+
+
+def test_clips_that_overlap_do_not_narrow_the_interval() -> None:
+    """Four moments of a video seen 24 times each say little more than four clips; that must show where it is read."""
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(60):
+        moment = rng.normal(size=8).repeat(24)
+        correct = np.sqrt(0.3) * moment + np.sqrt(0.7) * rng.normal(size=192) > -0.5
+        groups = np.arange(192) // 24
+        low, high = accuracy_interval(correct, groups)
+        wide = classification(np.zeros(192, int), np.stack([correct, ~correct], 1).astype(float), groups)
+        assert wide["interval"] == [low, high]
+        covered += low <= 0.6915 <= high
+    assert covered >= 48  # Wilson's: 36 or so
+    everything = np.ones(192, dtype=bool)
+    assert accuracy_interval(everything, groups) == wilson(192, 192)  # no point, though all groups agree
 
 
 def test_regression() -> None:
