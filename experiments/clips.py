@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -11,8 +12,10 @@ import numpy as np
 import torch
 
 from experiments.common import split_episodes
+from worldmodel.atomic import read_json
 from worldmodel.data.corpus import Corpus, CorpusConfig
 from worldmodel.data.corpus_damage import DamageLog
+from worldmodel.data.corpus_files import CorpusError
 from worldmodel.data.episodes import EpisodeStore
 from worldmodel.data.loader import ClipLoader, Samples
 from worldmodel.data.windows import Windows
@@ -23,6 +26,8 @@ from worldmodel.report.pretraining_run import Facts, Source
 from worldmodel.report.retrieval import ClipBank
 from worldmodel.seeding import KeyedOrder
 from worldmodel.training.distributed import current_world, rank_indices
+
+logger = logging.getLogger("worldmodel")
 
 BANK = 48  # clips that are kept for the report, or fewer of large ones:
 BANK_BYTES = 2**26
@@ -123,12 +128,28 @@ class VideoClips:
         self.hash = self.corpus.hash
         self.samples: Samples = self.corpus
         self.title = f"{self.corpus.files} videos"
+        count = sum(len(listing.paths) for listing in self.corpus.listings)
+        if (
+            config.held_out
+            and config.held_out_by == "file"
+            and self.corpus.files == count
+            and current_world().first
+        ):
+            logger.warning(
+                "held_out=%g of %d files is none: training sees all; choose another share, or corpus.held_out_by=time",
+                config.held_out,
+                count,
+            )
 
     def bank(self) -> ClipBank | None:
         """See ``Clips``."""
-        corpus = Corpus(self.config, self.seed, "held_out") if self.held_out else self.corpus
-        first = corpus[0]
-        found = [first, *(corpus[index] for index in range(1, _bank_size(first["frames"])))]
+        try:
+            found = _first_samples(
+                Corpus(self.config, self.seed, "held_out") if self.held_out else self.corpus
+            )
+        except CorpusError as error:  # few or short videos: no reason to do without the pictures
+            logger.warning("the report shows clips of the training, for want of others: %s", error)
+            found = _first_samples(self.corpus)
         names = tuple(Path(sample["source"]).name for sample in found)
         starts = tuple(float(sample["start"]) for sample in found)
         return ClipBank(np.stack([sample["frames"] for sample in found]), names, starts, self.fps)
@@ -143,16 +164,23 @@ class VideoClips:
             Source(source.path, count, share=share / sum(shares))
             for source, count, share in zip(named.values(), counts, shares, strict=True)
         )
-        log = self.damage(run)
-        skipped = tuple(log.skipped.items()) if log else ()
+        skipped = {}
+        for file in sorted(run.glob("skipped*.csv")):  # of each process
+            skipped |= DamageLog(self.corpus.files, self.config.max_damaged, file).skipped
         videos = tuple(dict.fromkeys(path for listing in self.corpus.listings for path in listing.paths[:4]))
-        return Facts(sources, skipped, videos[:4], clip_fps=self.fps)
+        return Facts(sources, tuple(skipped.items()), videos[:4], clip_fps=self.fps)
 
     def damage(self, run: Path) -> DamageLog | None:
         """A process's own list: each reads other files."""
         rank = current_world().rank
         name = "skipped.csv" if rank == 0 else f"skipped-{rank}.csv"
         return DamageLog(self.corpus.files, self.config.max_damaged, run / name)
+
+
+def _first_samples(corpus: Corpus) -> list[dict[str, Any]]:
+    """As many as a bank holds."""
+    first = corpus[0]
+    return [first, *(corpus[index] for index in range(1, _bank_size(first["frames"])))]
 
 
 def _bank_size(clip: np.ndarray) -> int:
@@ -198,4 +226,13 @@ def clip_batches(clips: Clips, how: Draw, device: str, run: Path) -> Callable[[i
 
 def is_episode_dataset(path: str) -> bool:
     """Whether a directory is one that ``worldmodel collect`` made."""
-    return (Path(path).expanduser() / "meta.json").is_file()
+    file = Path(path).expanduser() / "meta.json"
+    if not path or not file.is_file():
+        return False
+    try:
+        meta = read_json(file)
+    except ValueError:
+        return False
+    return (
+        isinstance(meta, dict) and "format_version" in meta
+    )  # folders of videos may have a meta.json of their own

@@ -161,7 +161,8 @@ class Corpus:
         if self.split == "held_out" and config.held_out == 0:
             raise CorpusError("nothing is held out; set held_out=0.05 or another share")
         for source, listing, chosen in zip(sources.values(), self.listings, self._chosen, strict=True):
-            if not len(chosen):
+            # A source that has no share of its own may be missing.
+            if not len(chosen) and (source.weight is not None or not self.files):
                 raise CorpusError(
                     f"none of the {len(listing.paths)} files of {source.path} fall into split {self.split} with "
                     f"held_out={config.held_out}; choose another share, or held_out_by=time"
