@@ -164,7 +164,7 @@ class VideoClips:
             Source(source.path, count, share=share / sum(shares))
             for source, count, share in zip(named.values(), counts, shares, strict=True)
         )
-        skipped = {}
+        skipped: dict[str, str] = {}
         for file in sorted(run.glob("skipped*.csv")):  # of each process
             skipped |= DamageLog(self.corpus.files, self.config.max_damaged, file).skipped
         videos = tuple(dict.fromkeys(path for listing in self.corpus.listings for path in listing.paths[:4]))

@@ -27,7 +27,7 @@ def config(folder: Path, **options: object) -> CorpusConfig:
 
 @pytest.mark.parametrize(
     "options",
-    [{"held_out": 1e-6}, {"held_out": 0.05, "held_out_by": "time", "short": "skip", "fps": 1.0}],
+    [{"held_out": 1e-6}, {"held_out": 0.05, "held_out_by": "time", "short": "skip", "fps": 4.0}],
     ids=["no file falls into the share", "what is held out of each is shorter than a clip"],
 )
 def test_few_videos_of_which_nothing_is_held_out_do_not_cost_a_finished_training_its_report(
