@@ -16,7 +16,9 @@ from experiments import probe
 from experiments.cli import JOBS, main
 from experiments.settings import compose_settings
 from tests.worldmodel.evaluation.probe_data import write_labelled, write_model
+from worldmodel.data.videos import open_video
 from worldmodel.evaluation import probes as study_module
+from worldmodel.evaluation import views as views_module
 from worldmodel.evaluation.predict import Predictor
 
 QUICK = [
@@ -194,6 +196,37 @@ def test_damaged_files_stop_the_run_or_are_counted(data: Path, tmp_path: Path) -
     results = probe.run(config_of(data, f"out={tmp_path}/b", f"data={path}", "unreadable=0.1"))
     assert list(results["unreadable"]) == [f"{tmp_path}/bad.mp4"]
     assert results["test"] + results["train"] >= 16
+
+
+def test_what_could_not_be_read_once_is_tried_again(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network drive that was away for a minute (nothing about the file changes) is not remembered for ever."""
+    away = {"red 1.mp4", "blue 2.mp4"}
+
+    def open_or_fail(path: str) -> Any:
+        if Path(path).name in away:
+            raise OSError(f"{path}: stale file handle")
+        return open_video(path)
+
+    monkeypatch.setattr(views_module, "open_video", open_or_fail)
+    given = [f"out={tmp_path}/run", f"features={tmp_path}/features", "control=true"]
+    with pytest.raises(ValueError, match="2 of 16 samples cannot be read"):
+        probe.run(config_of(data, *given))
+    patient = config_of(data, *given, "unreadable=0.5", f"out={tmp_path}/patient")
+
+    def interrupted(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(study_module, "fit_linear", interrupted)
+        probe.run(patient)
+    away.clear()
+    assert probe.run(config_of(data, *given))["test"] == 4
+    results = probe.run(patient)  # its finished stage had answered without them
+    assert results["unreadable"] == {}
+    for found in results["probes"].values():
+        assert found["pretrained"]["items"] == found["untrained"]["items"] == 4
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """Features of a frozen encoder: computed once, kept on disk, read again by every probe.
 
 A feature cache is a folder of small safetensors files (shards), each written atomically: an interrupted extraction goes
-on with the next shard. The folder's name is a hash of all that the features depend on.
+on with the next shard. The folder's name is a hash of all that the features depend on. Shards with a sample that could
+not be read are made again: what stood in the way (a lost network drive, rights, a missing codec) may be gone.
 """
 
 from __future__ import annotations
@@ -183,7 +184,8 @@ def _file(folder: Path, shard: int) -> Path:
 def _is_whole(file: Path) -> bool:
     try:
         with safe_open(file, "pt") as content:
-            return "pooled" in content.keys()  # noqa: SIM118 (it is no dict)
+            errors = any(key.isdecimal() for key in content.metadata() or {})
+            return "pooled" in content.keys() and not errors  # noqa: SIM118 (it is no dict)
     except (OSError, SafetensorError):
         return False
 

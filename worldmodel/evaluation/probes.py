@@ -201,20 +201,21 @@ class Study:
         return stages
 
     def stage(self, kind: str, shots: float = 0.0, draw: int = 0) -> Stage:
-        """Fit one probe and let it answer the test."""
+        """Fit one probe and let it answer the test; again, if another sample can be read than when it was fitted."""
         name = f"{self.named.name}-{kind}" + (f"-{shots:g}-{draw}" if shots else "")
         file = self.folder / "stages" / f"{name}.safetensors"
-        if not file.is_file():
+        lost = json.dumps({part: sorted(features.errors) for part, features in self.features.items()})
+        if not file.is_file() or _note(file, "lost") != lost:
             stage = self._fit(
                 kind, self.training_set(shots, draw), name, keep=not shots and self.named.name == "pretrained"
             )
             file.parent.mkdir(parents=True, exist_ok=True)
-            note = {"stage": json.dumps(stage.about)}
+            notes = {"stage": json.dumps(stage.about), "lost": lost}
             write_atomic(
-                file, lambda path: save_file({"answers": stage.answers.contiguous()}, path, metadata=note)
+                file, lambda path: save_file({"answers": stage.answers.contiguous()}, path, metadata=notes)
             )
         with safe_open(file, "pt") as content:
-            return Stage(content.get_tensor("answers"), json.loads(content.metadata()["stage"]))
+            return Stage(content.get_tensor("answers"), json.loads(_note(file, "stage")))
 
     def _fit(self, kind: str, data: TrainingSet, name: str, keep: bool) -> Stage:
         config, device, state = self.config, self.machine.device, self.folder / "stages" / f".{name}"
@@ -283,6 +284,11 @@ class Study:
         }
 
 
+def _note(file: Path, key: str) -> str:
+    with safe_open(file, "pt") as content:
+        return str(content.metadata().get(key, ""))
+
+
 def extract_all(studies: Sequence[Study]) -> None:
     """Compute, or read again, the features of several encoders on one labelled set, reading its files once."""
     machine = studies[0].machine
@@ -306,5 +312,8 @@ def extract_all(studies: Sequence[Study]) -> None:
             workers=machine.workers,
             label=f"features, {part}",
         )
+        # What one encoder could not be given, the others do without: all answer the same samples.
+        errors = {row: text for features in found for row, text in features.errors.items()}
         for study, features in zip(studies, found, strict=True):
+            features.errors = errors
             study.features[part] = features
