@@ -96,6 +96,30 @@ def test_a_saved_probe_answers_for_a_file(data: Path, tmp_path: Path) -> None:
     assert main(given, jobs={"probe": JOBS["probe"]}) == 0
 
 
+@pytest.mark.parametrize(("task", "stride"), [("speed", 1), ("order", 2)])
+def test_the_probe_of_a_task_looks_at_other_files_as_at_its_own(
+    data: Path, tmp_path: Path, task: str, stride: int
+) -> None:
+    """Frames of a task are so many apart; a new video is not looked at by frames per second."""
+    small = [
+        "task_clips.windows=3",
+        "task_clips.test_windows=2",
+        "task_clips.gap=0",
+        "task_clips.min_change=0",
+    ]
+    given = [
+        f"task={task}",
+        f"data={data}/videos",
+        "task_clips.strides=[1,2]",
+        "views=ssv2",
+        "views.stride=0",
+    ]
+    probe.run(config_of(data, f"out={tmp_path}/run", *given, *small, "probe.kinds=[knn]"))
+    predictor = Predictor(tmp_path / "run/probes/pretrained-knn")
+    assert (predictor.shape.stride, predictor.views.segments) == (stride, 1)
+    assert set(predictor(data / "videos/red 0.mp4")) == set(predictor.classes)  # type: ignore[arg-type]
+
+
 def test_a_probe_refuses_an_encoder_that_has_changed(data: Path, tmp_path: Path) -> None:
     write_model(tmp_path / "model")
     probe.run(config_of(data, f"out={tmp_path}/run", f"model={tmp_path}/model", "probe.kinds=[knn]"))

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,15 @@ class Study:
             samples, self.shape, self.size, self.views, self.views.crops if part == "test" else 1
         )
 
+    @property
+    def stride(self) -> int:
+        """Which frames of another file a saved probe looks at, where its samples are frames: every n-th (a task's).
+
+        For speed it is the smallest step, so that the answer is how fast the file shows its frames.
+        """
+        steps = [abs(b - a) for sample in self.labelled.samples for a, b in pairwise(sample.frames)]
+        return min(steps, default=self.shape.stride)
+
     def describe(self) -> dict[str, Any]:
         """What a feature depends on, besides the samples."""
         return {
@@ -142,7 +152,7 @@ class Study:
             "stride": self.shape.stride,
             "size": self.size,
             "segments": self.views.segments,
-            "resize": self.views.resize,
+            "zoom": self.clips("train").zoom,
             "precision": self.machine.precision,
         }
 
@@ -276,6 +286,8 @@ class Study:
             "views": {
                 **asdict(self.views),
                 "fps": self.shape.fps,
+                "stride": self.stride,
+                "segments": self.clips("train").shape[1],
                 "frames": self.shape.frames,
                 "size": self.size,
             },

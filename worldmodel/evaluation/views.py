@@ -30,7 +30,8 @@ class ViewConfig:
     fps: float = 0.0
     #: If not 0, every stride-th frame of the file instead.
     stride: int = 0
-    #: With one crop: the short side is resized to size * resize, and the centre cut out.
+    #: With one crop: the short side is resized to size * resize, and the centre cut out. With 3, a crop's side is the
+    #: video's shorter one, also in training, on the middle crop.
     resize: float = 256 / 224
 
     def __post_init__(self) -> None:
@@ -76,6 +77,11 @@ class ClipSamples:
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    @property
+    def zoom(self) -> float:
+        """The shorter side of a video, as a multiple of a crop's: the same in training and test."""
+        return 1.0 if self.views.crops > 1 else self.views.resize
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -145,7 +151,7 @@ class ClipSamples:
             return (random_box(rng, height, width),)
         if self.crops > 1:
             return three_boxes(height, width)
-        return (centre_box(height, width, 1 / self.views.resize),)
+        return (centre_box(height, width, 1 / self.zoom),)
 
     def _chosen(self, video: Video, sample: Sample) -> np.ndarray:
         if sample.frames:

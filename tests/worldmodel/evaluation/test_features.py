@@ -68,6 +68,15 @@ def test_crops_and_the_part_of_a_file(videos: Path, tmp_path: Path) -> None:
     assert "has no frame from 60.0 to None s" in ClipSamples([late], SHAPE, 48, ViewConfig())[0]["error"]
 
 
+def test_training_and_test_see_a_video_equally_large(videos: Path) -> None:
+    """The one crop of a training clip is the middle one of the test's three, not a closer look."""
+    sample = samples_of(videos)[0]
+    for views in (ViewConfig(crops=3), ViewConfig(crops=1)):
+        train = ClipSamples([sample], SHAPE, 32, views, crops=1).read(sample)
+        test = ClipSamples([sample], SHAPE, 32, views, crops=views.crops).read(sample)
+        assert np.array_equal(train[0], test[len(test) // 2])
+
+
 def test_known_frames_change_nothing(videos: Path) -> None:
     frames = [(0, 1, 2, 3), (2, 4, 6, 8), (9, 6, 3, 0)]
     samples = [Sample("v", str(videos / "v1.mp4"), "x", frames=chosen) for chosen in frames]
