@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
 from omegaconf import MISSING
@@ -48,16 +49,18 @@ class Config:
 def run(config: Config) -> Path:
     """Copy what is not copied yet; returns the list of the copies."""
     corpus = Corpus(CorpusConfig(data=config.data, sources=config.sources, max_damaged=1.0))
-    files = [
-        (path, label)
-        for path, label in zip(corpus.paths(), corpus.label_texts(), strict=True)
-        if not is_image(path)
-    ]
+    out = Path(config.out).expanduser()
+    files: list[tuple[str, str]] = []
+    targets = []
+    for name, listing in zip(corpus.config.named_sources(), corpus.listings, strict=True):
+        for path, label, key, size in zip(
+            listing.paths, listing.labels, listing.keys, listing.sizes, strict=True
+        ):
+            if not is_image(path):
+                files.append((path, label))
+                targets.append(str(out / _target(config, path, f"{name} {key} {size}")))
     if not files:
         raise CorpusError("there are only pictures here, which need no copies")
-    out = Path(config.out).expanduser()
-    # Numbers keep names apart that differ by their folders only.
-    targets = [str(out / f"{i:06d}_{_stem(path)}.mp4") for i, (path, _) in enumerate(files)]
     copy = partial(reencode, height=config.height, gop=config.gop, crf=config.crf)
     pool = ProcessPoolExecutor(config.workers, mp_context=multiprocessing.get_context("spawn"))
     copies: list[Copy] = []
@@ -78,6 +81,15 @@ def run(config: Config) -> Path:
     if not rows:
         raise CorpusError(f"none of the {len(files)} files can be copied; the first: {': '.join(failed[0])}")
     return out / "videos.csv"
+
+
+def _target(config: Config, path: str, what: str) -> str:
+    """The name of a copy. It says of what and how it is made, so that one that is there is never that of another file.
+
+    A file's place in the corpus is no part of it: as files come and go, the names of the others' copies stay.
+    """
+    text = f"{what} {config.height} {config.gop} {config.crf}"
+    return f"{_stem(path)}-{sha256(text.encode()).hexdigest()[:12]}.mp4"
 
 
 def _stem(path: str) -> str:

@@ -15,6 +15,7 @@ import av
 import numpy as np
 
 from worldmodel.atomic import write_atomic
+from worldmodel.data.corpus_damage import one_line
 from worldmodel.data.video_decoder import FrameError, VideoError
 from worldmodel.data.videos import Video, open_video
 
@@ -54,7 +55,11 @@ def reencode(source: str, target: str, height: int = 256, gop: int = 8, crf: int
     """
     path = Path(target)
     try:
-        with open_video(source) as video:
+        opened = open_video(source)
+    except (VideoError, OSError) as error:
+        return Copy(source, target, reason=one_line(source, error))
+    try:
+        with opened as video:
             if path.exists():
                 with open_video(target) as copy:
                     return Copy(source, target, len(copy), len(video) - len(copy))
@@ -67,8 +72,10 @@ def reencode(source: str, target: str, height: int = 256, gop: int = 8, crf: int
 
             write_atomic(path, write)
             return Copy(source, target, count, len(video) - count)
-    except (VideoError, FrameError) as error:
-        return Copy(source, target, reason=str(error).removeprefix(source).lstrip(": "))
+    except (VideoError, FrameError, av.FFmpegError) as error:
+        if isinstance(error, OSError):  # a full disk
+            raise
+        return Copy(source, target, reason=one_line(source, error))
 
 
 def _encode(video: Video, path: Path, height: int, gop: int, crf: int) -> int:
