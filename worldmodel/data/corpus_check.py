@@ -103,22 +103,28 @@ def check_files(
         return
     waiting, pending = iter(paths), deque[tuple[str, Future[FileFacts]]]()
     pool = _pool(workers)
+
+    def submit(path: str) -> tuple[str, Future[FileFacts]]:
+        try:
+            return path, pool.submit(check, path, verify, accesses)
+        except BrokenProcessPool as error:  # since one of those before: what came of them is asked first
+            future: Future[FileFacts] = Future()
+            future.set_exception(error)
+            return path, future
+
     try:
         while True:
-            for path in islice(waiting, 4 * workers - len(pending)):
-                pending.append((path, pool.submit(check, path, verify, accesses)))
+            pending.extend(map(submit, islice(waiting, 4 * workers - len(pending))))
             if not pending:
                 return
-            path, future = pending[0]
+            path, future = pending.popleft()
             try:
                 facts = future.result()
             except BrokenProcessPool:
                 facts = _check_alone(check, path, verify, accesses)
                 pool.shutdown(wait=False, cancel_futures=True)
                 pool = _pool(workers)
-                again = [path for path, _ in pending]
-                pending = deque((path, pool.submit(check, path, verify, accesses)) for path in again)
-            pending.popleft()
+                pending = deque([submit(path) for path, _ in pending])
             yield facts
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

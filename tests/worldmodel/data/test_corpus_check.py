@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from tests.worldmodel.data.barcodes import damage
+from worldmodel.data import corpus_check
 from worldmodel.data.corpus_check import FileFacts, advise, check_file, check_files, summarise
 
 
@@ -70,6 +74,30 @@ def test_a_crash_costs_one_file() -> None:
         "crash2.mp4": "the decoder crashed",
         "crash9.mp4": "the decoder crashed",
     }
+
+
+def test_a_crash_is_noticed_between_two_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the caller is busy with one file, the pool may break: handing it the next one then fails."""
+    pools: list[ProcessPoolExecutor] = []
+    begin = corpus_check._pool
+
+    def remembered(workers: int) -> ProcessPoolExecutor:
+        pools.append(begin(workers))
+        return pools[-1]
+
+    monkeypatch.setattr(corpus_check, "_pool", remembered)
+    paths = [f"{number}.mp4" for number in range(9)]
+    paths[1] = "crash.mp4"
+    facts: list[FileFacts] = []
+    for fact in check_files(paths, workers=1, check=crash):
+        if not facts:
+            deadline = time.monotonic() + 20
+            while not pools[0]._broken and time.monotonic() < deadline:
+                time.sleep(0.01)
+        facts.append(fact)
+    assert [fact.path for fact in facts] == paths
+    assert [fact.path for fact in facts if fact.reason] == ["crash.mp4"]
+    assert len(pools) <= 3, "the file that crashed is tried by itself, and not once more with the others"
 
 
 def test_the_summary_and_the_advice() -> None:
