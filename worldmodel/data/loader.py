@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -228,13 +229,25 @@ def _as_it_is(found: Any) -> Any:
 
 
 def _prepare_worker(_: int) -> None:
-    """Leave signals that are meant for the whole training to the main process, which still needs this one's samples."""
+    """Leave signals that are meant for the whole training to the main process, which still needs this one's samples.
+
+    It ends when the main process does, also by ``kill -9``. (DataLoader's own watch is for the process that started
+    this one, here the fork server, which in its turn lives as long as any worker.)
+    """
+    main = multiprocessing.parent_process()
+    if main is not None:
+        threading.Thread(target=_end_after, args=(main,), daemon=True).start()
     for number in _NOT_FOR_WORKERS:
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "SIGALRM"):
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_SECONDS_TO_OUTLIVE_SIGTERM))
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _NOT_FOR_WORKERS)
+
+
+def _end_after(main: BaseProcess) -> None:
+    main.join()
+    os._exit(1)
 
 
 # Starting them
