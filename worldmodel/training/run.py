@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import hashlib
 import json
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -14,6 +15,16 @@ from typing import Any
 from worldmodel.atomic import read_json, write_bytes, write_json
 from worldmodel.training.distributed import current_world
 from worldmodel.training.sinks import LogConfig
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger(__name__)
+
+#: What locking says on file systems that have no locks, such as Lustre and NFS as some clusters mount them.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 
 
 def config_hash(config: Any) -> str:
@@ -135,8 +146,14 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
 def _lock(path: Path) -> Any:
     file = open(path / ".lock", "w")  # noqa: SIM115 (held open as long as the run)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
+        if error.errno in _NO_LOCKS:
+            logger.warning(
+                "no files can be locked in %s: see to it that no two runs work there at once", path
+            )
+            return file
         file.close()
         raise OSError(
             f"another process is working in {path}; wait for it or choose another out=..."

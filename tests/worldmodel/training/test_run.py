@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from worldmodel.training import run
 from worldmodel.training.ema import ema_update
 from worldmodel.training.machine import choose_device, choose_precision
 from worldmodel.training.monitors import effective_rank, feature_monitors
@@ -27,6 +31,25 @@ def test_two_processes_cannot_work_in_one_directory(tmp_path: Path) -> None:
         Run(tmp_path, {})
     run.close()
     Run(tmp_path, {}).close()
+
+
+def test_a_file_system_without_locks_is_a_warning_and_not_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(file: object, how: int) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")  # Lustre, mounted without flock
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    Run(tmp_path, {"seed": 0}).close()
+    assert f"no files can be locked in {tmp_path}" in caplog.text
+
+
+def test_where_there_is_no_fcntl_runs_are_not_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows. Executed anew, so that nobody else's ``Run`` is replaced."""
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    module = runpy.run_path(run.__file__)
+    assert module["fcntl"] is None
+    module["Run"](tmp_path, {"seed": 0}).close()
 
 
 def test_what_was_chosen_once_stays_chosen(tmp_path: Path) -> None:
