@@ -193,7 +193,8 @@ def _walk(root: str, inside: str, seen: set[tuple[int, int]]) -> Iterator[tuple[
         return
     seen.add((status.st_dev, status.st_ino))
     with os.scandir(os.path.join(root, inside)) as entries:
-        for entry in entries:
+        # In an order of their own, so that of two links to one folder always the same one counts.
+        for entry in sorted(entries, key=lambda entry: entry.name):
             name = os.path.join(inside, entry.name)
             if entry.name.startswith("."):
                 continue
@@ -245,7 +246,12 @@ def read_list(path: str, path_column: str = "", label_column: str = "") -> list[
         rows = [[line.strip()] for line in lines]
     else:
         mark = "\t" if path.lower().endswith(".tsv") or "\t" in lines[0] else ";" if ";" in lines[0] else ","
-        rows = list(csv.reader(io.StringIO("\n".join(lines)), delimiter=mark))
+        try:
+            rows = list(csv.reader(io.StringIO("\n".join(lines)), delimiter=mark))
+        except csv.Error as error:  # such as a quotation mark that is opened and not closed
+            raise CorpusError(
+                f"{path} cannot be read as a table ({error}); see to its quotation marks"
+            ) from error
     where, label_at, rows = _columns(path, rows, path_column, label_column)
     found = []
     for number, row in enumerate(rows, 1):

@@ -35,6 +35,9 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     content = locate(name).read()
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            if image.mode.startswith("I"):  # 16 bits of grey, which convert would cut off at 255
+                grey = np.asarray(image.convert("I")).clip(0, 2**16 - 1) >> 8
+                return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
             return np.asarray(image.convert("RGB"))
     except Exception as error:  # each format has its own ways to fail
         reason = " ".join(str(error).split())[:120] or type(error).__name__

@@ -40,7 +40,7 @@ class Place:
     def url(self) -> str:
         """The name by which FFmpeg opens it."""
         if self.offset is None:
-            return self.file
+            return os.path.abspath(self.file)  # FFmpeg would take what stands before a colon for a protocol
         return f"subfile,,start,{self.offset},end,{self.offset + self.size},,:{os.path.abspath(self.file)}"
 
     def read(self) -> bytes:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -150,12 +151,33 @@ def test_paths_are_relative_to_the_list_or_to_where_we_are(
         ("\n\n", "names no files"),
         ("a.mp4,1\nb.mp4\n", r"entry 2 of .*l.csv has 1 columns, not 2"),
         ("https://example.com/a.mp4,1\n", "only local files are read"),
+        ('"a.mp4,1\n' + "b.mp4,1\n" * 20000, "cannot be read as a table .*quotation marks"),
     ],
 )
 def test_lists_that_cannot_be_read_are_named(text: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "l.csv").write_text(text)
     with pytest.raises(CorpusError, match=said):
         read_list(str(tmp_path / "l.csv"))
+
+
+def test_of_two_names_of_a_folder_always_the_same_one_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """File systems list a folder in any order; names decide what is held out, and whether a run may be resumed."""
+    touch(tmp_path, "films/a.mp4")
+    (tmp_path / "best").symlink_to("films")
+    listed: list[list[str]] = []
+    scan = os.scandir
+    for backwards in (False, True):
+
+        @contextmanager
+        def entries(path: str, backwards: bool = backwards) -> Iterator[list[os.DirEntry[str]]]:
+            with scan(path) as found:
+                yield sorted(found, key=lambda entry: entry.name, reverse=backwards)
+
+        monkeypatch.setattr(os, "scandir", entries)
+        listed.append(names(tmp_path))
+    assert listed == [["best/a.mp4"], ["best/a.mp4"]]
 
 
 def test_nothing_found_names_path_and_suffixes(tmp_path: Path) -> None:

@@ -149,3 +149,12 @@ def test_a_real_file_with_such_a_name_is_itself(tmp_path: Path, make_video: Call
     assert locate(str(path)).offset is None and os.path.exists(path)
     with open_video(path) as video:
         assert shown(video.frames([40])) == [40]
+
+
+def test_a_colon_in_a_name_is_no_protocol(
+    tmp_path: Path, make_video: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("12:30.mp4").write_bytes(make_video("h264_plain.mp4").read_bytes())
+    with open_video("12:30.mp4") as video:
+        assert shown(video.frames([40])) == [40]
