@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -13,11 +13,14 @@ import torch
 
 from experiments.common import split_episodes
 from worldmodel.atomic import read_json
+from worldmodel.data.clips import frame_interval
 from worldmodel.data.corpus import Corpus, CorpusConfig
 from worldmodel.data.corpus_damage import DamageLog
 from worldmodel.data.corpus_files import CorpusError
 from worldmodel.data.episodes import EpisodeStore
+from worldmodel.data.images import is_image
 from worldmodel.data.loader import ClipLoader, Samples
+from worldmodel.data.videos import open_video
 from worldmodel.data.windows import Windows
 from worldmodel.masks import Grid, MaskConfig, draw_masks
 from worldmodel.objectives.augment import flip_batch
@@ -150,9 +153,17 @@ class VideoClips:
         except CorpusError as error:  # few or short videos: no reason to do without the pictures
             logger.warning("the report shows clips of the training, for want of others: %s", error)
             found = _first_samples(self.corpus)
-        names = tuple(Path(sample["source"]).name for sample in found)
+        names = short_names([sample["source"] for sample in found])
         starts = tuple(float(sample["start"]) for sample in found)
-        return ClipBank(np.stack([sample["frames"] for sample in found]), names, starts, self.fps)
+        lengths = tuple(self._seconds(sample["source"]) for sample in found) if self.config.stride else ()
+        return ClipBank(np.stack([sample["frames"] for sample in found]), names, starts, self.fps, lengths)
+
+    def _seconds(self, path: str) -> float:
+        """How long a clip of a video lasts, where its steps are counted in frames."""
+        if is_image(path):
+            return 0.0
+        with open_video(path, self.config.backend) as video:
+            return self.config.frames * self.config.stride * frame_interval(video.timestamps)
 
     def facts(self, run: Path) -> Facts:
         """See ``Clips``."""
@@ -175,6 +186,19 @@ class VideoClips:
         rank = current_world().rank
         name = "skipped.csv" if rank == 0 else f"skipped-{rank}.csv"
         return DamageLog(self.corpus.files, self.config.max_damaged, run / name)
+
+
+def short_names(paths: Sequence[str]) -> tuple[str, ...]:
+    """What videos are called: by their file's name, with as many folders before it as it takes to tell them apart."""
+    parts = [Path(path).parts for path in paths]
+
+    def name(own: tuple[str, ...]) -> str:
+        for depth in range(1, len(own)):
+            if all(other[-depth:] != own[-depth:] for other in parts if other != own):
+                return str(Path(*own[-depth:]))
+        return str(Path(*own))
+
+    return tuple(map(name, parts))
 
 
 def _first_samples(corpus: Corpus) -> list[dict[str, Any]]:

@@ -170,6 +170,7 @@ class PretrainingRun:
                 "names": np.array(clips.names),
                 "starts": np.array(clips.starts, dtype=np.float64),
                 "fps": np.array(clips.fps),
+                "lengths": np.array(clips.lengths, dtype=np.float64),
             }
 
             def write(file: Path) -> None:
@@ -190,7 +191,10 @@ class PretrainingRun:
         try:
             with np.load(file, allow_pickle=False) as arrays:
                 names, starts = arrays["names"].tolist(), arrays["starts"].tolist()
-                return ClipBank(arrays["frames"], tuple(names), tuple(starts), float(arrays["fps"]))
+                lengths = arrays["lengths"].tolist() if "lengths" in arrays else ()
+                return ClipBank(
+                    arrays["frames"], tuple(names), tuple(starts), float(arrays["fps"]), tuple(lengths)
+                )
         except (KeyError, OSError, ValueError, EOFError) as error:
             raise ValueError(
                 f"{file} is damaged ({error}); delete it, and the report leaves it out"

@@ -22,6 +22,7 @@ class ClipBank:
         names: The video that each was cut from.
         starts: Second of that video at which each begins.
         fps: Frames per second within the clips; 0: unknown.
+        lengths: Seconds that each lasts, where that is not frames / fps.
 
     Raises:
         ValueError: The lengths differ.
@@ -31,6 +32,7 @@ class ClipBank:
     names: tuple[str, ...]
     starts: tuple[float, ...]
     fps: float = 0.0
+    lengths: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.frames.ndim != 5 or self.frames.dtype != np.uint8:
@@ -41,20 +43,19 @@ class ClipBank:
             raise ValueError(
                 f"{len(self.frames)} clips have {len(self.names)} names and {len(self.starts)} start times"
             )
+        if self.lengths and len(self.lengths) != len(self.frames):
+            raise ValueError(f"{len(self.frames)} clips have {len(self.lengths)} lengths")
 
     def __len__(self) -> int:
         return len(self.names)
 
-    @property
-    def seconds(self) -> float:
-        """How long a clip lasts; 0: unknown."""
-        return self.frames.shape[1] / self.fps if self.fps else 0.0
-
     def apart(self) -> np.ndarray:
         """``(n, n)`` bool: whether two clips share no moment of one video."""
-        starts, names = np.array(self.starts), np.array(self.names)
-        near = np.abs(starts[:, None] - starts[None]) < max(self.seconds, 1e-9)
-        return ~((names[:, None] == names[None]) & near)
+        names, starts = np.array(self.names), np.array(self.starts)
+        usual = self.frames.shape[1] / self.fps if self.fps else 0.0
+        ends = starts + np.maximum(self.lengths or usual, 1e-9)
+        meet = (starts[:, None] < ends[None]) & (starts[None] < ends[:, None])
+        return ~((names[:, None] == names[None]) & meet)
 
 
 @torch.inference_mode()

@@ -30,6 +30,15 @@ def test_clips_that_share_a_moment_are_left_out() -> None:
     assert found[0][0].cosine == pytest.approx(1 / 1.04**0.5)
 
 
+def test_clips_may_last_for_different_times() -> None:
+    """Steps counted in frames last as long as the video's rate makes them."""
+    frames = np.zeros((3, 4, 3, 8, 8), dtype=np.uint8)
+    clips = ClipBank(frames, ("a", "a", "a"), (0.0, 1.0, 3.0), lengths=(0.5, 2.5, 0.5))
+    assert clips.apart().tolist() == [[False, True, True], [True, False, False], [True, False, False]]
+    with pytest.raises(ValueError, match="3 clips have 1 lengths"):
+        ClipBank(frames, ("a", "a", "a"), (0.0, 1.0, 3.0), lengths=(0.5,))
+
+
 def test_same_video_counts_only_clips_that_could_be_right_or_wrong() -> None:
     clips = bank("aabbc", [0.0, 5.0, 0.0, 5.0, 0.0])
     vectors = torch.tensor([[1.0, 0], [1, 0], [0, 1], [0, 1], [1, 0]])
