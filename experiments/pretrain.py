@@ -113,6 +113,14 @@ def open_clips(config: Config) -> Clips:
         return EpisodeClips(
             config.data, size.frames, size.image_size, config.stride, config.held_out, config.seed
         )
+    for key, value, wanted in (
+        ("frames", config.corpus.frames, config.encoder.frames),
+        ("size", config.corpus.size, config.encoder.image_size),
+    ):
+        if value != wanted:  # masks would be of another grid than the clips'
+            raise ValueError(
+                f"corpus.{key}={value} is not the encoder's {wanted}; leave it out, it follows encoder.*"
+            )
     return VideoClips(config.corpus, config.seed)
 
 
