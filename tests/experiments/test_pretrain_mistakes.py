@@ -76,7 +76,10 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
         (["mask.random_tube.ratio=1.0"], ["ratio=1.0 leaves nothing to see or to predict"]),
         (["mask=ijepa", "encoder.patch_size=16"], ["mask.ijepa.min_keep=10", "a context of"]),
         (["encoder.patch_size=7"], ["encoder.patch_size=7 must divide image_size=32"]),
-        (["loop.accumulate=3"], ["loop.batch_size=4 cannot be shared", "choose a multiple of 3"]),
+        (
+            ["loop.accumulate=3"],
+            ["loop.batch_size=4 cannot be shared by loop.accumulate=3; choose a multiple of 3"],
+        ),
         (["init_from=nowhere/model"], ["no model at nowhere/model"]),
         (["held_out=1.5"], ["held_out=1.5"]),
         (
@@ -158,6 +161,7 @@ def test_a_training_state_of_another_shape(
     message = refused(job(data, tmp_path, *SIX, "encoder.width=36"))
     assert f"{state} does not fit this model: " in message
     assert "encoder.patch_embed.weight has shape (24, 384) instead of (36, 384)" in message
+    assert message.endswith("; continue with the settings that it was made with, or choose another out=...")
     assert state.read_bytes() == (finished / state.name).read_bytes()
     assert not (tmp_path / "metrics.jsonl").exists()
 

@@ -209,6 +209,7 @@ def _check(state: _State, wanted: dict[str, torch.Size], source: Path) -> None:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise ValueError(
             f"{source} does not fit this model: {'; '.join(problems[:3])}{more}".replace("model.", "")
+            + "; continue with the settings that it was made with, or choose another out=..."
         )
 
 

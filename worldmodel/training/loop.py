@@ -216,9 +216,11 @@ def check_batch(config: LoopConfig, world: World) -> None:
         ValueError: It cannot.
     """
     if config.batch_size % (world.size * config.accumulate):
+        parts = [f"{world.size} processes"] if world.size > 1 else []
+        parts += [f"loop.accumulate={config.accumulate}"] if config.accumulate > 1 else []
         raise ValueError(
-            f"loop.batch_size={config.batch_size} cannot be shared by {world.size} processes x loop.accumulate="
-            f"{config.accumulate}; choose a multiple of {world.size * config.accumulate}"
+            f"loop.batch_size={config.batch_size} cannot be shared by {' x '.join(parts)}; choose a multiple of "
+            f"{world.size * config.accumulate}"
         )
 
 
