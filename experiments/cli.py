@@ -33,6 +33,7 @@ JOBS: Mapping[str, str] = {
     "import": "experiments.import_model",
     "pretrain": "experiments.pretrain",
     "probe": "experiments.probe",
+    "energy": "experiments.energy",
     "example": "experiments.example",
     "train": "experiments.train",
     "plan": "experiments.plan",

@@ -139,6 +139,8 @@ def save(path: Path, objective: Objective, config: Config, clips: Clips) -> None
         "encoder": asdict(config.encoder),
         "predictor": asdict(config.predictor),
         "objective": type(config.objective).__name__,
+        "objective_settings": asdict(config.objective),
+        "mask": {name: asdict(mask) for name, mask in config.mask.items()},
         "data": clips.hash,
         "held_out": clips.held_out,
         "held_out_by": clips.held_out_by,

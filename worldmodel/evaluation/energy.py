@@ -167,6 +167,16 @@ def possible_impossible(energy: Energy, pairs: Iterable[tuple[Tensor, Tensor]]) 
     return _paired((energy(possible), energy(impossible)) for possible, impossible in pairs)
 
 
+def matched_elsewhere(energy: Energy, pairs: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Any]:
+    """Each clip's own future against one of the same video at another time: harder, since all looks alike but motion.
+
+    Args:
+        energy: A ``ClipEnergy``.
+        pairs: Batches of clips ``(B, T, C, H, W)`` and, in the same order, of others of the same videos.
+    """
+    return _paired((energy(clips), energy(clips, others)) for clips, others in pairs)
+
+
 def forward_reversed(energy: Energy, clips: Iterable[Tensor]) -> dict[str, Any]:
     """Clips ``(B, T, C, H, W)`` against the same ones played backwards. What looks alike both ways is a tie at best."""
     return _paired((energy(batch), energy(batch.flip(1))) for batch in clips)

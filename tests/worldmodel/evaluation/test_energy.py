@@ -15,6 +15,7 @@ from worldmodel.evaluation.energy import (
     ClipEnergy,
     forward_reversed,
     future_pairs,
+    matched_elsewhere,
     matched_shuffled,
     possible_impossible,
 )
@@ -100,6 +101,8 @@ def test_what_changes_suddenly_is_a_surprise_and_so_is_the_future_of_another() -
     energy = energy_of(trained(steps=80))
     check_found(possible_impossible(energy, zip(clips(96), clips(96, change=True), strict=True)))
     check_found(matched_shuffled(energy, clips(96)))
+    others = [(batch, batch.roll(1, dims=0)) for batch in clips(96)]
+    assert matched_elsewhere(energy, others) == matched_shuffled(energy, clips(96))
 
 
 def test_time_has_a_direction_where_things_darken() -> None:
