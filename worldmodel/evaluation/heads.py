@@ -122,6 +122,8 @@ def _resume(state: Path | None, heads: Sequence[nn.Module], optimizer: torch.opt
         for name, parameter in head.named_parameters():
             prefix = f"{number}.{name}"
             parameter.copy_(tensors[prefix])
+            if f"{prefix}.step" not in tensors:
+                continue  # it had no gradient: a block behind the last layer that is read
             optimizer.state[parameter] = {
                 # AdamW keeps its step counts on the CPU.
                 key: value if key == "step" else value.to(parameter.device)

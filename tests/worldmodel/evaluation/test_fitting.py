@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from worldmodel.evaluation import heads as heads_module
 from worldmodel.evaluation.features import Features
@@ -129,6 +130,44 @@ def test_an_interrupted_training_goes_on_bit_for_bit(tmp_path: Path, monkeypatch
     assert not list(tmp_path.glob("state*"))
     # One reading for the width, 12 for both candidates (6 were done), one to select by for each, 12 to train again.
     assert seen == 8 + 1 + 6 + 2 + 12
+
+
+class TwoBlocks(nn.Module):
+    """Only the first is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.behind = nn.Linear(3, 2), nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.first(x)
+
+
+def test_an_interrupted_fine_tuning_of_earlier_layers_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks behind the last layer that is read have no gradient, so that AdamW keeps nothing for them."""
+    monkeypatch.setattr(heads_module, "CHECKPOINT_SECONDS", -1.0)
+
+    def tune(stop: int = -1) -> TwoBlocks:
+        torch.manual_seed(0)
+        model = TwoBlocks()
+
+        def read(step: int, batch: Sequence[int]) -> tuple[Tensor, Tensor]:
+            if step == stop:
+                raise KeyboardInterrupt
+            inputs = torch.randn(len(batch), 3, generator=torch.Generator().manual_seed(step))
+            return inputs, torch.tensor([row % 2 for row in batch])
+
+        settings: dict[str, Any] = {"steps": 5, "batch_size": 4, "warmup": 0.0, "seed": 0}
+        train_heads([model], [(0.1, 0.1)], range(6), read, state=tmp_path / "state", **settings)
+        return model
+
+    whole = tune()
+    with pytest.raises(KeyboardInterrupt):
+        tune(stop=3)
+    assert (tmp_path / "state").is_file()
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), tune().parameters(), strict=True))
 
 
 def test_diverged_heads_are_an_error_only_if_all_are(tmp_path: Path) -> None:
