@@ -16,6 +16,8 @@ from worldmodel.models.video_encoder import VideoEncoder
 from worldmodel.report.feature_pictures import encode_video, fit_basis, place_mean, upsample
 from worldmodel.report.theme import LIGHT, SCALE, drawing, new_figure, to_png
 
+#: Clips whose mean at each place is worth subtracting.
+ENOUGH = 8
 #: Pixels between panels, and their colour.
 _GUTTER, _PAPER = 8, 255
 
@@ -113,8 +115,8 @@ class Painter:
         scale: float = 1.0,
         foreground: bool = False,
     ) -> Painter:
-        """With the mean over a bank of clips ``(T, C, H, W)``; fewer than 8 leave ghosts, so none is used."""
-        mean = place_mean(encoder, bank, scale=scale) if len(bank) >= 8 else None
+        """With the mean over a bank of clips ``(T, C, H, W)``; fewer than ``ENOUGH`` leave ghosts, so none is used."""
+        mean = place_mean(encoder, bank, scale=scale) if len(bank) >= ENOUGH else None
         return cls(encoder, mean, scale, foreground)
 
     def paint(self, films: Sequence[Film], *, smooth: bool = True) -> list[np.ndarray]:

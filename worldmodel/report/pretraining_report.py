@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from worldmodel.atomic import write_bytes
 from worldmodel.models.video_encoder import VideoEncoder
 from worldmodel.report import pretraining_page as parts
-from worldmodel.report.feature_film import Film, read_film, side_by_side, strip_png
+from worldmodel.report.feature_film import ENOUGH, Film, read_film, side_by_side, strip_png
 from worldmodel.report.markup import Html, div, p
 from worldmodel.report.page import page, section
 from worldmodel.report.parts import attempt, remark
@@ -164,7 +165,7 @@ def _build(
         attempt("the monitors' diagnosis", lambda: parts.diagnosis(rows)),
         section(
             "What the features see",
-            p(_FEATURES),
+            p(_FEATURES.format(shared=_SHARED if clips is not None and len(clips) >= ENOUGH else "")),
             *[remark(f"Left out: {text}") for text in trouble],
             with_encoder(
                 "pictures of the features",
@@ -187,12 +188,22 @@ def _build(
     )
     sections += [
         section("Training", p(_TRAINING), parts.plot_legend(), curves),
-        section("What is hidden", p(_HIDDEN[kind]), _masks(run, encoder, clips)),
+        section("What is hidden", p(_hidden(kind, objective)), _masks(run, encoder, clips)),
         section("Probes", attempt("the probes", lambda: parts.probe_table(run))),
         section("What it was trained on", attempt("the sources", lambda: parts.sources(facts))),
         section("How to repeat it", attempt("the command", lambda: parts.repeat(run, facts))),
     ]
     return page(title, _LEDES[kind], div("run-hero", *hero), *sections)
+
+
+def _hidden(kind: str, objective: Mapping[str, Any]) -> str:
+    """What is done with the hidden part."""
+    if objective.get("predictor") == "none":
+        kind = "no predictor"
+    text = _HIDDEN[kind]
+    if objective.get("target_encoder") == "online":
+        text = text.replace("the target encoder, which", "the same encoder, without gradient, which")
+    return text
 
 
 def _masks(run: PretrainingRun, encoder: VideoEncoder | None, clips: ClipBank | None) -> Html:
@@ -213,15 +224,17 @@ _LEDES = {
 _HIDDEN = {
     "V-JEPA": "The context encoder computes the visible tokens only. The predictor is told which tokens are missing, "
     "and predicts their features; the target encoder, which sees the full clip, says what they are.",
+    "no predictor": "The encoder is given the clip with mask tokens in place of the hidden patches, and a linear layer "
+    "predicts their features; the target encoder, which sees the full clip, says what they are.",
     "VideoMAE": "The encoder computes the visible tokens only. The decoder predicts the pixels of the missing ones.",
     "Masked": "What the encoder sees of a clip; the rest is to be predicted.",
 }
 _FEATURES = (
     "Patch features as colours: the first three principal components of each film's tokens as red, green and blue. "
-    "What all clips share at a place (mostly its position) is subtracted first. Like colours mean like "
-    "features, within one row. The untrained network shows what the architecture alone gives."
-    ""
+    "{shared}Like colours mean like features, within one row. The untrained network shows what the architecture alone "
+    "gives."
 )
+_SHARED = "What all clips share at a place (mostly its position) is subtracted first. "
 _NEIGHBOURS = (
     "Each clip is the mean of its tokens; clips are ranked by the cosine between them. Clips that share a moment "
     "with the query are left out. Among few, unlike videos colours are enough to tell them apart: read the trained "

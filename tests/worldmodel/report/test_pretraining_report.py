@@ -13,7 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from worldmodel.report.pretraining_report import remake_pretraining_report, write_pretraining_report
+from worldmodel.report.pretraining_report import (
+    _hidden,
+    remake_pretraining_report,
+    write_pretraining_report,
+)
 from worldmodel.report.pretraining_run import Facts, PretrainingRun, Source
 from worldmodel.report.video import encode_mp4
 
@@ -162,3 +166,19 @@ def test_clips_survive_the_disk(tmp_path: Path, fake: Any) -> None:
     np.testing.assert_array_equal(again.frames, bank.frames)
     assert (again.names, again.starts, again.fps) == (bank.names, bank.starts, bank.fps)
     assert run.facts() == FACTS
+
+
+@pytest.mark.parametrize(
+    ("objective", "said", "not_said"),
+    [
+        ({}, "The predictor is told which tokens are missing", "mask tokens in place"),
+        ({"predictor": "none"}, "mask tokens in place of the hidden patches", "The predictor is told"),
+        ({"target_encoder": "online"}, "the same encoder, without gradient", "the target encoder"),
+    ],
+)
+def test_the_page_tells_of_the_objective_that_was_trained(
+    objective: dict[str, str], said: str, not_said: str
+) -> None:
+    """An ablation without a predictor or an EMA is not described as the method that it leaves out."""
+    text = _hidden("V-JEPA", {"target_norm": "layer", **objective})
+    assert said in text and not_said not in text
