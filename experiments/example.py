@@ -36,13 +36,15 @@ def stages(config: Config) -> list[Stage]:
     data = f"data={out}/videos/videos.csv"
     return [
         Stage("reencode", "Small copies, from which random clips are read fast.", "reencode",
-              [f"data={config.videos}", f"out={out}/videos", "height=112"]),
+              [f"data={config.videos}", f"out={out}/videos", "height=96"]),
         Stage("index", "What is there, and whether it can be read.", "index", [data, f"out={out}/index"]),
         Stage("pretrain", "V-JEPA, on the first 70% of each video.", "pretrain",
               [data, "recipe=cpu", f"loop.steps={config.steps}", seed, f"out={out}/pretrain"]),
-        Stage("probe", "On the last 30%: which video is it, and how fast is it played? Beside an untrained encoder.",
+        Stage("energy", "On the last 30%: whose future follows? Beside the same networks untrained.", "energy",
+              [data, f"model={out}/pretrain/model", "control=true", seed, f"out={out}/pretrain/probe-energy"]),
+        Stage("probe", "On the last 30%: how fast is it played? What k-NN and a linear probe read from features.",
               "probe", [data, f"model={out}/pretrain/model", "task=speed", "control=true", seed,
-                        f"features={out}/features", f"out={out}/pretrain/probe"]),
+                        f"features={out}/features", f"out={out}/pretrain/probe-speed"]),
         Stage("report", "Curves, features, nearest clips, and the probes.", "report", [f"run={out}/pretrain"]),
     ]  # fmt: skip
 
