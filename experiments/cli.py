@@ -16,6 +16,7 @@ import logging
 import os
 import shutil
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -83,6 +84,7 @@ def main(
         if isinstance(error, BrokenPipeError) and _reader_is_gone():
             return 1
         if type(error).__name__ == "PeerFailed":  # another process says why
+            time.sleep(2)  # before torchrun, which ends all processes as soon as the first has left
             return _leave(1)
         message = _user_message(error)
         if message is None:

@@ -70,7 +70,8 @@ def test_a_collapse_of_dimensions_is_seen() -> None:
 def test_a_much_too_high_learning_rate_is_seen() -> None:
     rows = train(small_objective(MaskedLatentConfig()), VJEPA, steps=60, lr=0.1)
     text = " ".join(diagnose(rows))
-    assert "hardly any gradient reaches the encoder" in text
+    # How it breaks is chaos: dead gradients on one processor, few directions on another. The advice is the same.
+    assert "lower loop.lr" in text
 
 
 def test_a_target_that_does_not_follow_is_seen() -> None:
