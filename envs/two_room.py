@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import gymnasium as gym
-import mujoco
 import numpy as np
 
 from envs.draw import BALL, FLOOR, WALL, TopDownCanvas
+from envs.mujoco_world import MujocoTaskWorld
 
 ROOM = 1.0  # the floor is [-1, 1] x [-1, 1]
 WALL_HALF = 1.0 / 14.0  # 2 pixels of a 64-pixel picture, as every other edge falls between two pixels too
@@ -32,7 +31,6 @@ TIMESTEP = 0.01
 SUCCESS_DISTANCE = 0.1
 MIN_TASK_DISTANCE = 0.5
 
-_STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
 _POSITION = slice(1, 3)  # of the state vector; entry 0 is the time
 
 # Joint limits stand for the outer walls, contacts have no friction and only the ball can touch the two wall
@@ -60,16 +58,12 @@ _XML = f"""
 """
 
 
-class TwoRoom(gym.Env[np.ndarray, np.ndarray]):
+class TwoRoom(MujocoTaskWorld):
     """Push a ball through a door.
 
     Observation: the picture, (64, 64, 3) uint8. Action: wanted velocity (2,) float32 in [-1, 1] units/s,
-    held for 0.15 s, so a step moves the ball at most 0.15 units along each axis. State: MuJoCo's full
-    integration state, (S,) float64.
-
-    `reset(options={"state": ..., "goal": ...})` starts from a given state and sets a goal state; both are
-    optional. With a goal, the step that brings the ball within 0.1 units of it has reward 1 and ends the
-    episode; every other reward is 0. There is no time limit: that is the task's (`envs.task.TaskEnv`).
+    held for 0.15 s, so a step moves the ball at most 0.15 units along each axis. State and options of
+    `reset` are those of every `MujocoTaskWorld`; a goal is reached within 0.1 units of it.
 
     Args:
         render_mode: None or "rgb_array"; the observation is the picture in either case.
@@ -85,77 +79,22 @@ class TwoRoom(gym.Env[np.ndarray, np.ndarray]):
     task_mix: ClassVar[dict[str, float]] = {"other room": 0.6, "same room": 0.4}
 
     def __init__(self, render_mode: str | None = None, size: int = 64) -> None:
-        if render_mode not in (None, "rgb_array"):
-            raise ValueError(f"render_mode of TwoRoom is None or 'rgb_array', not {render_mode!r}")
-        self.render_mode = render_mode
-        self.observation_space = gym.spaces.Box(0, 255, (size, size, 3), np.uint8)
-        self.action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
-        self.model = mujoco.MjModel.from_xml_string(_XML)
-        self._data = mujoco.MjData(self.model)
-        self._state_size = mujoco.mj_stateSize(self.model, _STATE)
-        self._rest = self.get_state()
-        self._goal: np.ndarray | None = None
-        self._canvas = TopDownCanvas(size, VIEW_HALF, WALL)
-        self._canvas.add_rectangle((-ROOM, ROOM), (-ROOM, ROOM), FLOOR)
+        canvas = TopDownCanvas(size, VIEW_HALF, WALL)
+        canvas.add_rectangle((-ROOM, ROOM), (-ROOM, ROOM), FLOOR)
         for y in ((DOOR_HALF, ROOM), (-ROOM, -DOOR_HALF)):
-            self._canvas.add_rectangle((-WALL_HALF, WALL_HALF), y, WALL)
-
-    # gymnasium
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        super().reset(seed=seed)
-        options = options or {}
-        if unknown := set(options) - {"state", "goal"}:
-            raise ValueError(f"TwoRoom.reset has the options 'state' and 'goal', not {sorted(unknown)}")
-        state = options.get("state")
-        self.set_state(self.state_at(*self._free_position(self.np_random)) if state is None else state)
-        goal = options.get("goal")
-        self._goal = None if goal is None else self._checked(goal, "goal")
-        return self._picture(), {}
-
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        self._data.ctrl[:] = self.controls(action)
-        mujoco.mj_step(self.model, self._data, nstep=SUBSTEPS)
-        success = self._goal is not None and self.success(self.get_state(), self._goal)
-        return self._picture(), float(success), success, False, {}
-
-    def render(self) -> np.ndarray | None:  # type: ignore[override]
-        return self._picture() if self.render_mode == "rgb_array" else None
-
-    # the task contract (envs.world.TaskWorld)
-
-    def get_state(self) -> np.ndarray:
-        """The full integration state, (S,) float64; setting it back makes every later step bit-identical."""
-        state = np.empty(self._state_size)
-        mujoco.mj_getState(self.model, self._data, state, _STATE)
-        return state
-
-    def set_state(self, state: np.ndarray) -> None:
-        """Put the world into a state that `get_state` returned.
-
-        Raises:
-            ValueError: the vector has another length, or is not finite.
-        """
-        mujoco.mj_setState(self.model, self._data, self._checked(state, "state"), _STATE)
-
-    def render_state(self, state: np.ndarray) -> np.ndarray:
-        """The picture of a state, (H, W, 3) uint8. Disturbs neither simulation nor random generator."""
-        x, y = self._checked(state, "state")[_POSITION]
-        return self._canvas.with_disc(x, y, RADIUS, BALL)
+            canvas.add_rectangle((-WALL_HALF, WALL_HALF), y, WALL)
+        super().__init__(_XML, canvas, render_mode)
 
     def success(self, state: np.ndarray, goal: np.ndarray) -> bool:
         """Whether the ball is within 0.1 units of the goal's; the velocity does not matter."""
         dx, dy = np.asarray(state)[_POSITION] - np.asarray(goal)[_POSITION]
         return bool(dx * dx + dy * dy <= SUCCESS_DISTANCE**2)
 
-    def distance(self, state: np.ndarray, goal: np.ndarray) -> float:
-        """Length in units of the ball's shortest way from state to goal, through the door where needed."""
-        return float(self.distances(state, goal))
-
     def distances(self, states: np.ndarray, goals: np.ndarray) -> np.ndarray:
-        """`distance` for many pairs: (..., S) and (..., S), broadcast together, to (...) float64."""
+        """Length in units of the ball's shortest way, through the door where needed.
+
+        (..., S) and (..., S), broadcast together, to (...) float64.
+        """
         return shortest_way(np.asarray(states)[..., _POSITION], np.asarray(goals)[..., _POSITION])[0]
 
     def sample_task(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, str]:
@@ -178,39 +117,9 @@ class TwoRoom(gym.Env[np.ndarray, np.ndarray]):
         velocity = (target - position) / (SUBSTEPS * TIMESTEP)
         return (velocity / max(1.0, np.abs(velocity).max())).astype(np.float32)
 
-    # the simulator's side (envs.simulate)
-
-    def controls(self, actions: np.ndarray) -> np.ndarray:
-        """MuJoCo controls (..., 2) float64 for actions (..., 2), clipped to the action bounds.
-
-        Raises:
-            ValueError: wrong last dimension, or an action that is not finite.
-        """
-        actions = np.asarray(actions, dtype=np.float64)
-        if actions.shape[-1:] != (2,):
-            raise ValueError(f"actions of TwoRoom have 2 dimensions, got an array of shape {actions.shape}")
-        if not np.isfinite(actions).all():
-            raise ValueError("an action for TwoRoom is NaN or infinite; check the policy that made it")
-        return np.clip(actions, -1.0, 1.0)
-
-    def state_at(self, x: float, y: float) -> np.ndarray:
-        """The state (S,) of a ball at rest at (x, y), at time 0."""
-        state = self._rest.copy()
-        state[_POSITION] = x, y
-        return state
-
-    def _picture(self) -> np.ndarray:
-        x, y = self._data.qpos
+    def _draw(self, qpos: np.ndarray) -> np.ndarray:
+        x, y = qpos
         return self._canvas.with_disc(x, y, RADIUS, BALL)
-
-    def _checked(self, state: np.ndarray, what: str) -> np.ndarray:
-        state = np.array(state, dtype=np.float64)
-        if state.shape != (self._state_size,) or not np.isfinite(state).all():
-            raise ValueError(
-                f"the {what} of TwoRoom is {self._state_size} finite numbers, got shape {state.shape}; "
-                "was it made with another environment or MuJoCo version?"
-            )
-        return state
 
     def _free_position(self, rng: np.random.Generator) -> np.ndarray:
         """A uniform position (2,) in either room, clear of all walls; never in the doorway."""
