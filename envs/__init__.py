@@ -1,6 +1,7 @@
 """Gymnasium worlds, held-out tasks, exploring policies, collection and evaluation. No torch in here.
 
-Importing this package registers `worldmodel/TwoRoom-v0` with gymnasium; it is safe to import it many times.
+Importing this package registers `worldmodel/TwoRoom-v0` and `worldmodel/Reacher-v0` with gymnasium; it is safe to
+import it many times.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ __all__ = ["describe", "make_world"]
 # Entry points are strings, so that MuJoCo is only loaded when a world is made. There is no
 # `max_episode_steps`: the time limit belongs to the task (envs.task.TaskEnv), and collection decides on its
 # own episode length.
-_WORLDS = {"TwoRoom-v0": "envs.two_room:TwoRoom"}
+_WORLDS = {"TwoRoom-v0": "envs.two_room:TwoRoom", "Reacher-v0": "envs.reacher:Reacher"}
 
 for _name, _entry_point in _WORLDS.items():
     if f"{NAMESPACE}/{_name}" not in gym.registry:

@@ -66,3 +66,35 @@ class TopDownCanvas:
         """The share of each pixel, (size,), that lies between two pixel coordinates."""
         edges = np.arange(self.size)
         return np.clip(np.minimum(high, edges + 1) - np.maximum(low, edges), 0.0, 1.0)
+
+
+def paint_capsule(
+    picture: np.ndarray,
+    start: tuple[float, float],
+    end: tuple[float, float],
+    radius: float,
+    color: Color,
+) -> None:
+    """Paint a line with round ends over a picture (H, W, 3) of floats, in place; only the pixels near it change.
+
+    Args:
+        picture: RGB from 0 to 255, not rounded, so that several shapes blend as they should.
+        start, end: middle of the two ends in pixels, (column, row) from the upper left corner. A disc if equal.
+        radius: half the line's width in pixels.
+        color: RGB.
+    """
+    (ax, ay), (bx, by) = start, end
+    height, width = picture.shape[:2]
+    left, right = max(int(min(ax, bx) - radius - 1), 0), min(int(max(ax, bx) + radius + 2), width)
+    top, bottom = max(int(min(ay, by) - radius - 1), 0), min(int(max(ay, by) + radius + 2), height)
+    if left >= right or top >= bottom:  # outside the picture
+        return
+    x = np.arange(left, right) + (0.5 - ax)
+    y = (np.arange(top, bottom) + (0.5 - ay))[:, None]
+    dx, dy = bx - ax, by - ay
+    if length := dx * dx + dy * dy:  # distances are from the nearest point of the line
+        along = np.clip((x * dx + y * dy) / length, 0.0, 1.0)
+        x, y = x - along * dx, y - along * dy
+    alpha = np.clip(radius + 0.5 - np.sqrt(x * x + y * y), 0.0, 1.0)[..., None]
+    patch = picture[top:bottom, left:right]
+    patch += alpha * (np.asarray(color, dtype=float) - patch)

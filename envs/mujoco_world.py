@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -33,7 +34,7 @@ class MujocoTaskWorld(gym.Env[np.ndarray, np.ndarray], ABC):
     metadata: ClassVar[dict[str, Any]]  # type: ignore[misc]  # gymnasium declares it on instances
     horizon: int
     substeps: int
-    task_mix: ClassVar[dict[str, float]]
+    task_mix: Mapping[str, float]
 
     def __init__(self, xml: str, canvas: TopDownCanvas, render_mode: str | None) -> None:
         if render_mode not in (None, "rgb_array"):

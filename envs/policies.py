@@ -85,9 +85,53 @@ class HeldDirection:
         return direction / np.abs(direction).max() * self._rng.uniform(self.slowest, 1.0)
 
 
-POLICIES: dict[str, type[UniformRandom] | type[HeldDirection]] = {
+@dataclass
+class SmoothRandom:
+    """Actions that wander: an Ornstein-Uhlenbeck process for each dimension, from its stationary distribution.
+
+    For worlds with inertia, where forces that change from step to step cancel out, and forces that are
+    held drive everything to its limits and its greatest speed.
+
+    Source: Uhlenbeck & Ornstein, Physical Review 36 (1930); for exploration, DDPG (arXiv:1509.02971).
+
+    Args:
+        low, high: action bounds (A,), finite.
+        block: environment steps K per call of `act`.
+        memory: environment steps after which the correlation of an action with itself has fallen to 1/e.
+        spread: standard deviation, as a share of half the action range; what exceeds the bounds is clipped.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+    block: int = 1
+    memory: float = 4.0
+    spread: float = 0.7
+
+    def __post_init__(self) -> None:
+        if not self.memory > 0 or not self.spread > 0:
+            raise ValueError(
+                f"smooth_random needs memory > 0 and spread > 0, not {self.memory}, {self.spread}"
+            )
+
+    def reset(self, rng: np.random.Generator) -> None:
+        self._rng = rng
+        self._value = rng.standard_normal(self.low.size)
+
+    def act(self, observation: np.ndarray) -> np.ndarray:
+        keep = np.exp(-1.0 / self.memory)
+        actions = np.empty((self.block, self.low.size))
+        for action in actions:
+            action[:] = self._value
+            noise = self._rng.standard_normal(self.low.size)
+            self._value = keep * self._value + np.sqrt(1.0 - keep**2) * noise
+        middle, half = (self.high + self.low) / 2, (self.high - self.low) / 2
+        return np.clip(middle + half * self.spread * actions, self.low, self.high).astype(np.float32)
+
+
+POLICIES: dict[str, type[UniformRandom] | type[HeldDirection] | type[SmoothRandom]] = {
     "held_direction": HeldDirection,
     "uniform_random": UniformRandom,
+    "smooth_random": SmoothRandom,
 }
 
 

@@ -8,6 +8,7 @@ simulator.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -76,7 +77,7 @@ class TwoRoom(MujocoTaskWorld):
     }
     horizon = 40
     substeps = SUBSTEPS
-    task_mix: ClassVar[dict[str, float]] = {"other room": 0.6, "same room": 0.4}
+    task_mix: Mapping[str, float] = {"other room": 0.6, "same room": 0.4}
 
     def __init__(self, render_mode: str | None = None, size: int = 64) -> None:
         canvas = TopDownCanvas(size, VIEW_HALF, WALL)

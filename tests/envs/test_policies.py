@@ -61,3 +61,16 @@ def test_unknown_names_and_options_list_the_choices():
         make_policy("uniform_random", gym.spaces.Box(-np.inf, np.inf, (2,)))
     with pytest.raises(ValueError, match="at least 1"):
         make_policy("uniform_random", SPACE, block=0)
+
+
+def test_smooth_actions_forget_as_fast_as_they_say():
+    for memory in (2.0, 6.0):
+        actions = episode("smooth_random", 6000, memory=memory, spread=0.2)
+        middle = actions - actions.mean(axis=0)
+        lag = round(memory)
+        correlation = (middle[lag:] * middle[:-lag]).mean() / (middle**2).mean()
+        assert correlation == pytest.approx(np.exp(-1), abs=0.08)
+        half = (SPACE.high - SPACE.low) / 2
+        assert middle.std(axis=0) / half == pytest.approx(0.2, rel=0.15)
+    with pytest.raises(ValueError, match="memory > 0"):
+        make_policy("smooth_random", SPACE, options={"memory": 0.0})

@@ -15,7 +15,7 @@ from envs.evaluate import NoOp, RandomPolicy, Scripted, evaluate
 from envs.task import make_suite
 from envs.world import TaskWorld, describe, make_world
 
-WORLDS = ["fake/Corridor-v0", "worldmodel/TwoRoom-v0"]
+WORLDS = ["fake/Corridor-v0", "worldmodel/TwoRoom-v0", "worldmodel/Reacher-v0"]
 
 
 class Corridor(gym.Env[np.ndarray, np.ndarray]):
