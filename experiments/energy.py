@@ -42,6 +42,9 @@ class Config:
     held_out: float = 0.0
     #: What that is a share of: file, or time (the last part of each video).
     held_out_by: str = "file"
+    #: What is one observation: video, or clip (the result is then about other moments of these videos, not about other
+    #: videos); empty: clip if a part of each video's time is looked at, else video.
+    independent: str = ""
     #: Frames per second of a clip; 0: as in pretraining, where the model says so, else 4.
     fps: float = 0.0
     #: If not 0, every stride-th frame instead.
@@ -85,6 +88,10 @@ class Config:
             raise ValueError(
                 "clips=1 leaves no other time of a video; use clips=2 or more, or leave elsewhere out"
             )
+        if self.independent not in ("", "video", "clip"):
+            raise ValueError(
+                f"independent={self.independent!r} is unknown; choose video or clip, or leave it out"
+            )
         if not 0 <= self.unreadable < 1 or not 0 <= self.held_out < 1:
             raise ValueError("unreadable and held_out are shares below 1")
         if self.precision not in ("fp32", "bf16"):
@@ -112,12 +119,16 @@ def run(config: Config) -> dict[str, Any]:
         if settings["target_norm"] == "centred":
             for energy in energies.values():
                 energy.centre_on(video.clips.to(device) for video in videos)
-        found = score(energies, videos, config.comparisons, config.batch_size, device, config.precision)
+        independent = config.independent or ("clip" if part.share and part.by == "time" else "video")
+        found = score(
+            energies, videos, config.comparisons, config.batch_size, device, config.precision, independent
+        )
         results = {
             **{key: getattr(config, key) for key in ("model", "data", "seed")},
             **settings,
             "fps": 0.0 if shape.stride else shape.fps,
             "part": part.text,
+            "independent": independent,
             "videos": len(set(found["pretrained"].videos)),
             "test": len(found["pretrained"].likely),
             "short": videos.short,
@@ -171,6 +182,8 @@ def outcome(results: dict[str, Any]) -> str:
     for key, why in (("short", "too short"), ("unreadable", "unreadable")):
         if results[key]:
             lines.append(f"{len(results[key])} videos left out, {why}")
+    if results["independent"] == "clip" and results["videos"] > 1:
+        lines.append("intervals: over moments of these videos; they say nothing about other videos")
     lines += [f"note: {note}" for note in results["notes"]]
     return "\n".join(
         [

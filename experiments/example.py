@@ -26,23 +26,24 @@ class Config:
     out: str = "runs/example"
     #: Seed of data, weights and probes.
     seed: int = 0
-    #: Training steps.
-    steps: int = 800
+    #: Training steps; 0: those of configs/recipe/cpu.yaml.
+    steps: int = 0
 
 
 def stages(config: Config) -> list[Stage]:
     """The example's commands, in order."""
     out, seed = config.out, f"seed={config.seed}"
     data = f"data={out}/videos/videos.csv"
+    steps = [f"loop.steps={config.steps}"] if config.steps else []
     return [
         Stage("reencode", "Small copies, from which random clips are read fast.", "reencode",
               [f"data={config.videos}", f"out={out}/videos", "height=96"]),
         Stage("index", "What is there, and whether it can be read.", "index", [data, f"out={out}/index"]),
-        Stage("pretrain", "V-JEPA, on the first 70% of each video.", "pretrain",
-              [data, "recipe=cpu", f"loop.steps={config.steps}", seed, f"out={out}/pretrain"]),
-        Stage("energy", "On the last 30%: whose future follows? Beside the same networks untrained.", "energy",
+        Stage("pretrain", "V-JEPA, on the first half of each video.", "pretrain",
+              [data, "recipe=cpu", *steps, seed, f"out={out}/pretrain"]),
+        Stage("energy", "On the second half: whose future follows? Beside the same networks untrained.", "energy",
               [data, f"model={out}/pretrain/model", "control=true", seed, f"out={out}/pretrain/probe-energy"]),
-        Stage("probe", "On the last 30%: how fast is it played? What k-NN and a linear probe read from features.",
+        Stage("probe", "On the second half: how fast is it played? What k-NN and a linear probe read from features.",
               "probe", [data, f"model={out}/pretrain/model", "task=speed", "control=true", seed,
                         f"features={out}/features", f"out={out}/pretrain/probe-speed"]),
         Stage("report", "Curves, features, nearest clips, and the probes.", "report", [f"run={out}/pretrain"]),
@@ -56,7 +57,7 @@ def run(config: Config) -> dict[str, Any]:
             f"no folder {config.videos}; `make pretrain-example` fetches videos, or name your own: videos=FOLDER"
         )
     out = Path(config.out).expanduser()
-    rows = []
+    rows: list[dict[str, Any]] = []
     for stage in stages(config):
         began = time.monotonic()
         stage.run()
@@ -65,18 +66,27 @@ def run(config: Config) -> dict[str, Any]:
             {"name": stage.name, "what": stage.what, "command": stage.command, "seconds": round(seconds, 1)}
         )
         print(f"{stage.name:10} {seconds:6.1f} s   {stage.what}", flush=True)
-    results = read_json(out / "pretrain" / "probe" / "results.json")
-    summary = {"stages": rows, "seconds": sum(row["seconds"] for row in rows), "probes": results["probes"]}
+    found = {
+        stage: read_json(out / "pretrain" / f"probe-{stage}" / "results.json")
+        for stage in ("energy", "speed")
+    }
+    summary = {
+        "stages": rows,
+        "seconds": sum(row["seconds"] for row in rows),
+        "probes": {stage: results["probes"] for stage, results in found.items()},
+    }
     write_json(out / "summary.json", summary)
-    return {**summary, "results": results, "page": str(out / "pretrain" / "report.html")}
+    return {**summary, "results": found, "page": str(out / "pretrain" / "report.html")}
 
 
 def outcome(result: dict[str, Any]) -> str:
     """What the command says at its end."""
-    from worldmodel.evaluation.probe_results import table
+    from worldmodel.evaluation import energy_study, probe_results
 
+    energy = energy_study.table(result["results"]["energy"]["probes"])
+    speed = probe_results.table(result["results"]["speed"])
     minutes = result["seconds"] / 60
-    return f"\n{table(result['results'])}\n\n{minutes:.1f} minutes in all. Open {result['page']}"
+    return f"\n{energy}\n\n{speed}\n\n{minutes:.1f} minutes in all. Open {result['page']}"
 
 
 if __name__ == "__main__":

@@ -86,6 +86,7 @@ def run(config: Config) -> Path:
     inputs = {"data": clips.hash}
     if config.init_from:
         inputs["init_from"] = directory_hash(Path(config.init_from))
+        build(config)  # weights that do not fit end here, too
 
     job = open_run("pretrain", config, inputs)
     model = job.path / "model"

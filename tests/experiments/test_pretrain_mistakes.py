@@ -137,6 +137,8 @@ def test_a_model_of_another_shape_to_begin_with(
     message = refused(job(data, tmp_path / "run", begin, "encoder.width=36"))
     assert f"{finished / 'model' / 'encoder.safetensors'} does not fit" in message
     assert "has shape (24, 384) instead of (36, 384)" in message
+    assert "trained with: encoder.width=24 encoder.depth=" in message
+    assert not (tmp_path / "run").exists(), "or the corrected command would be refused"
     message = refused(job(data, tmp_path / "run2", begin, "objective=videomae"))
     assert "has no part decoder" in message
     message = refused(job(data, tmp_path / "run3", f"init_from={finished}"))

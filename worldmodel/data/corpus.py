@@ -4,6 +4,7 @@
 on the batch. So any number of workers gives the same samples, and a resumed run goes on with those that come next.
 """
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -71,10 +72,10 @@ class CorpusConfig:
     def __post_init__(self) -> None:
         if self.held_out_by not in HELD_OUT_BY:
             raise ValueError(f"held_out_by={self.held_out_by} is unknown; choose {' or '.join(HELD_OUT_BY)}")
-        if not 0 <= self.held_out < 1 or not 0 <= self.max_damaged <= 1:
-            raise ValueError(
-                f"held_out={self.held_out} max_damaged={self.max_damaged} are shares from 0 to 1"
-            )
+        if not 0 <= self.held_out < 1:
+            raise ValueError(f"held_out={self.held_out} must be a share from 0 to below 1")
+        if not 0 <= self.max_damaged <= 1:
+            raise ValueError(f"max_damaged={self.max_damaged} must be a share from 0 to 1")
         if self.clips_per_video < 1 or self.size < 1:
             raise ValueError("clips_per_video and size must be at least 1")
         for name, value in (("crop_scale", self.crop_scale), ("crop_ratio", self.crop_ratio)):
@@ -170,9 +171,15 @@ class Corpus:
         missing = [path for listing in self.listings for path in listing.missing]
         if len(missing) > config.max_damaged * total:
             shown = ", ".join(missing[:LISTED]) + (", ..." if len(missing) > LISTED else "")
+            lists = ", ".join(
+                source.path
+                for source, listing in zip(sources.values(), self.listings, strict=True)
+                if listing.missing
+            )
+            share = math.ceil(100 * len(missing) / total) / 100  # rounded up, so that it is enough
             raise CorpusError(
-                f"{len(missing)} of {total} listed files do not exist ({shown}); paths are relative to the list's "
-                f"folder, or to the working directory; mend the list, or set max_damaged={len(missing) / total:.2f}"
+                f"{lists}: {len(missing)} of {total} listed files do not exist ({shown}); paths are relative to the "
+                f"list's folder, or to the working directory; mend the list, or set max_damaged={share:g}"
             )
 
     def __len__(self) -> int:

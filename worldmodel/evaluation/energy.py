@@ -52,7 +52,7 @@ def future_pairs(grid: Grid, context_steps: Sequence[int], horizon: int | None =
         if not 0 < steps < end:
             raise ValueError(
                 f"context_steps={steps} and horizon={horizon} leave nothing to see or to predict in a clip of "
-                f"{grid.steps} steps"
+                f"{grid.steps} steps (tubelets, encoder.frames / encoder.tubelet)"
             )
         ids = torch.arange(end * per_step)
         pairs.append(Pair(ids[: steps * per_step], ids[steps * per_step :]))

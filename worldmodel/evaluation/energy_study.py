@@ -34,12 +34,15 @@ class Energies:
         likely: Of clips with their own futures.
         unlikely: By comparison, of the same clips' twins.
         videos, starts: Which video a clip is of, and its first frame.
+        independent: What is one observation. ``video``: results speak of videos like these. ``clip``: of other moments
+            of these very videos.
     """
 
     likely: list[float] = field(default_factory=list)
     unlikely: dict[str, list[float]] = field(default_factory=dict)
     videos: list[str] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)
+    independent: str = "video"
 
     def differences(self, comparison: str) -> np.ndarray:
         """Unlikely - likely, ``(n,)``."""
@@ -47,9 +50,9 @@ class Energies:
 
     @property
     def groups(self) -> np.ndarray:
-        """Clips of one video belong together; with a single video each is its own group ``(n,)``."""
+        """What is drawn as a whole when resampling ``(n,)``; with a single video each clip is its own group."""
         names = np.unique(self.videos, return_inverse=True)[1].ravel()
-        return names if names.any() else np.arange(len(names))
+        return names if names.any() and self.independent == "video" else np.arange(len(names))
 
 
 def score(
@@ -59,6 +62,7 @@ def score(
     batch_size: int,
     device: str,
     precision: str = "fp32",
+    independent: str = "video",
 ) -> dict[str, Energies]:
     """Energies of every model on the same clips; each video is read once.
 
@@ -70,11 +74,14 @@ def score(
         batch_size: Clips that are encoded together.
         device: cpu or cuda.
         precision: fp32 or bf16.
+        independent: video or clip, see ``Energies``.
 
     Raises:
         ValueError: There are too few videos.
     """
-    found = {name: Energies(unlikely={key: [] for key in comparisons}) for name in models}
+    found = {
+        name: Energies(unlikely={key: [] for key in comparisons}, independent=independent) for name in models
+    }
     for video, following in _with_next(videos):
         if video is following and "shuffled" in comparisons:
             raise ValueError(
@@ -164,6 +171,8 @@ def table(probes: Mapping[str, Mapping[str, Any]]) -> str:
             if name in entry
         ),
     ]
+    if all(len(row[4]) == 0 for row in rows[1:]):  # each clip is its own group
+        rows = [(*row[:4], *row[5:]) for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     verdicts = [verdict(kind, dict(entry)) for kind, entry in probes.items()]

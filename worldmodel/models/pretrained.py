@@ -90,7 +90,25 @@ def load_weights(path: str | Path, parts: Mapping[str, nn.Module]) -> None:
     for name, part in parts.items():
         _check_alike(config, name, part, str(path))
         other = {"encoder": "target_encoder", "target_encoder": "encoder"}.get(name, name)
-        load_part(Path(path), other if name not in held and other in held else name, part)
+        try:
+            load_part(Path(path), other if name not in held and other in held else name, part)
+        except ValueError as error:
+            own: dict[str, Any] = {key: config[key] for key in ("encoder", "predictor") if key in config}
+            raise ValueError(
+                f"{error}; choose the encoder and predictor that it was trained with: {_sizes(own)}"
+            ) from error
+
+
+def _sizes(config: Mapping[str, Any]) -> str:
+    """Settings that decide shapes, as one would type them."""
+    keys = ("width", "depth", "patch_size", "tubelet", "mlp", "mask_tokens")
+    return " ".join(
+        f"{part}.{key}={values[key]}"
+        for part, values in config.items()
+        if isinstance(values, Mapping)
+        for key in keys
+        if key in values
+    )
 
 
 def _check_alike(config: Mapping[str, Any], name: str, part: nn.Module, source: str) -> None:

@@ -175,10 +175,10 @@ def test_nothing_but_damaged_files_is_an_error(folder: Path) -> None:
 def test_missing_files_of_a_list_are_an_error_at_once(folder: Path) -> None:
     (folder / "list.txt").write_text("v0.mp4\nnone.mp4\nv1.mp4\n")
     with pytest.raises(
-        CorpusError, match=r"1 of 3 listed files do not exist \(.*none.mp4\).*max_damaged=0.33"
+        CorpusError, match=r"list.txt: 1 of 3 listed files do not exist \(.*none.mp4\).*max_damaged=0.34"
     ):
         corpus(folder / "list.txt")
-    assert corpus(folder / "list.txt", max_damaged=0.5).files == 3
+    assert corpus(folder / "list.txt", max_damaged=0.34).files == 3
 
 
 def test_short_videos(folder: Path) -> None:

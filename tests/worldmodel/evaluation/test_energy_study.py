@@ -61,6 +61,16 @@ def test_another_videos_future_needs_another_video() -> None:
     assert alone.groups.tolist() == [0, 1, 2]
 
 
+def test_clips_count_alone_where_the_question_is_about_other_moments() -> None:
+    """Five videos can never show anything by a test over videos: 2 of 2^5 signs already have p = 0.06."""
+    models: Any = {"pretrained": seen_and_expected, "untrained": seen_and_expected}
+    videos = [numbered(0, 3), numbered(1, 2)]
+    found = score(models, videos, ["reversed"], 8, "cpu", independent="clip")
+    assert found["pretrained"].groups.tolist() == [0, 1, 2, 3, 4]
+    assert "over videos" not in table(summarise(found))
+    assert "over videos" in table(summarise(score(models, videos, ["reversed"], 8, "cpu")))
+
+
 def test_figures_are_those_of_the_pairs() -> None:
     """A model that knows against one that guesses, on twenty videos."""
     rng = np.random.default_rng(0)
