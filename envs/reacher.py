@@ -1,6 +1,6 @@
 """Reacher: a two-link arm in the plane, which takes the pose that a picture shows.
 
-After dm_control's reacher (arXiv:1801.00690), with its sizes and torques, and with the task that latent
+After dm_control's reacher (arXiv:1801.00690): its lengths, torques and elbow limits, and the task that latent
 planners use (DINO-WM, arXiv:2411.04983; LeWM, arXiv:2603.19312): the goal is a pose, not a place of the
 fingertip, and it is given as a picture. The arm is driven by torques and has inertia, so a single picture
 does not tell where it is going: a model that sees one frame at a time does not know the velocity.
