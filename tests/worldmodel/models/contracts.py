@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -55,7 +56,7 @@ def _check_steps_are_causal(encoder: nn.Module, clip: Tensor, window: int) -> No
 def check_dynamics(
     dynamics: nn.Module, tokens: int, width: int, block: int, action_dim: int, context: int
 ) -> None:
-    """``context``: the longest context ``M`` that the dynamics sees."""
+    """In evaluation mode; ``context``: the longest context ``M`` that the dynamics sees."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
@@ -76,8 +77,10 @@ def check_dynamics(
                 assert (difference[:c] < 1e-6).all()
                 assert difference[c] > 1e-6
 
-        _check_rollout(dynamics, draw(2, context, tokens, width), draw(2, context - 1, block, action_dim),
-                       draw(2, 4, 6, block, action_dim))  # fmt: skip
+        # From an episode's first step to a history that is longer than what the dynamics sees.
+        for m in range(1, context + 2):
+            _check_rollout(dynamics, draw(2, m, tokens, width), draw(2, m - 1, block, action_dim),
+                           draw(2, 4, 6, block, action_dim))  # fmt: skip
 
 
 def _check_rollout(dynamics: nn.Module, context: Tensor, past: Tensor, plans: Tensor) -> None:
@@ -92,6 +95,64 @@ def _check_rollout(dynamics: nn.Module, context: Tensor, past: Tensor, plans: Te
             following = dynamics(tokens, actions)[:, -1:]
             torch.testing.assert_close(rolled[:, candidate, step], following[:, 0], atol=1e-5, rtol=1e-5)
             tokens = torch.cat([tokens, following], dim=1)
+
+
+def check_rollout_details(
+    dynamics: nn.Module, tokens: int, width: int, block: int, action_dim: int, context: int
+) -> None:
+    """Histories of different lengths, gradients, lower precision and mistakes."""
+    generator = torch.Generator().manual_seed(1)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    m = context + 1
+    history, past = draw(4, m, tokens, width), draw(4, m - 1, block, action_dim)
+    plans = draw(4, 3, 4, block, action_dim)
+
+    # Episodes that have just begun: what stands to the left of them is not looked at.
+    lengths = torch.tensor([m, 1, m, max(1, m - 1)])
+    rolled = dynamics.rollout(history, past, plans, lengths)
+    for row, length in enumerate(lengths.tolist()):
+        one = slice(row, row + 1)
+        alone = dynamics.rollout(history[one, m - length :], past[one, m - length :], plans[one])
+        torch.testing.assert_close(rolled[one], alone, atol=1e-5, rtol=1e-5)
+    with torch.no_grad():
+        same = torch.full((4,), m)
+        torch.testing.assert_close(
+            dynamics.rollout(history, past, plans, same), dynamics.rollout(history, past, plans)
+        )
+    for wrong in ([0, 1, 1, 1], [m + 1, 1, 1, 1], [1]):
+        with pytest.raises(ValueError, match="length"):
+            dynamics.rollout(history, past, plans, torch.tensor(wrong))
+
+    # A planner may follow gradients: a step's action moves that step and later ones, and no earlier one.
+    asked = plans.clone().requires_grad_()
+    for step in range(4):
+        (gradient,) = torch.autograd.grad(dynamics.rollout(history, past, asked)[:, :, step].sum(), asked)
+        moved = gradient.abs().amax(dim=(0, 1, 3, 4)) > 0
+        assert moved.tolist() == [earlier <= step for earlier in range(4)]
+
+    # bfloat16: the latent keeps its type, and the result is close.
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        half = dynamics.rollout(history, past, plans)
+        forced = dynamics(history[:, 1:], past)
+    assert half.dtype == forced.dtype == torch.float32
+    assert torch.isfinite(half).all()
+    full = dynamics.rollout(history, past, plans).detach()
+    assert (half - full).square().mean().sqrt() < 0.05 * full.square().mean().sqrt()
+
+    # Mistakes are named, and nothing is broadcast.
+    with pytest.raises(ValueError, match=f"actions have {action_dim + 1} dimensions, .*{action_dim}"):
+        dynamics.rollout(history, past, draw(4, 3, 4, block, action_dim + 1))
+    with pytest.raises(ValueError, match=f"{block + 1} actions per step"):
+        dynamics(history, draw(4, m, block + 1, action_dim))
+    with pytest.raises(ValueError, match="plans have shape"):
+        dynamics.rollout(history, past, plans[:1])
+    with pytest.raises(ValueError, match="past_actions have shape"):
+        dynamics.rollout(history, past[:, 1:], plans)
+    with pytest.raises(ValueError, match="context has shape"):
+        dynamics.rollout(draw(4, m, tokens, width + 1), past, plans)
 
 
 def check_objective(objective: nn.Module, batch: Any) -> None:
