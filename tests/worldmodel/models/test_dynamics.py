@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from worldmodel.models import dynamics as D
 from worldmodel.models.dynamics import causal
-from worldmodel.nn.causal import CausalBlock, Memory, attend_to_shared, frame_causal_mask
+from worldmodel.nn import causal as nn_causal
+from worldmodel.nn.causal import CausalBlock, Memory, attend_to_repeated, attend_to_shared, frame_causal_mask
 
 _spec = importlib.util.spec_from_file_location("contracts", Path(__file__).with_name("contracts.py"))
 assert _spec is not None and _spec.loader is not None
@@ -124,7 +125,17 @@ def test_attention_to_shared_keys_is_attention_to_repeated_ones() -> None:
     expected = nn.functional.scaled_dot_product_attention(
         q, torch.cat([repeated[0], k], dim=2), torch.cat([repeated[1], v], dim=2), everything
     )
-    torch.testing.assert_close(attend_to_shared(q, k, v, shared, mask, 0.0), expected, atol=1e-6, rtol=1e-5)
+    for attend in (attend_to_shared, attend_to_repeated):
+        torch.testing.assert_close(attend(q, k, v, shared, mask, 0.0), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_rollouts_of_few_and_of_many_tokens_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    dynamics = make(CONFIGS["block_causal"], tokens=5)
+    given = torch.randn(2, 3, 5, 4), torch.randn(2, 2, 2, 3), torch.randn(2, 3, 4, 2, 3)
+    with torch.no_grad():
+        few = dynamics.rollout(*given)
+        monkeypatch.setattr(nn_causal, "FEW_QUERIES", 0)
+        torch.testing.assert_close(dynamics.rollout(*given), few, atol=1e-5, rtol=1e-5)
 
 
 def test_the_mask_lets_steps_see_themselves_and_earlier_ones() -> None:
@@ -353,12 +364,12 @@ def test_macro_statistics_say_where_macro_actions_of_the_data_are() -> None:
 
 def test_every_kind_is_built_from_its_configuration() -> None:
     for kind, (config_class, module_class) in D.DYNAMICS.items():
-        config = config_class()
+        config: Any = config_class()
         assert D.kind_of(config) == kind
         built: Any = D.build_dynamics(config, *N_Z_K_A)
         assert type(built) is module_class
         assert (built.tokens, built.width) == N_Z_K_A[:2]
-        assert dataclasses.asdict(built.config) == dataclasses.asdict(config)
+        assert built.config == config
     with pytest.raises(ValueError, match="int is no configuration of dynamics; there are MLPDynamicsConfig"):
         D.kind_of(3)
 
@@ -374,6 +385,8 @@ def test_every_kind_is_built_from_its_configuration() -> None:
         ("adaln", {"positions": "rope", "head_width": 4}, "dynamics.head_width=4"),
         ("adaln", {"projection_norm": "group"}, "dynamics.projection_norm='group'"),
         ("adaln", {"width": 0}, "width must be positive"),
+        ("adaln", {"projection_norm": "batch"}, "needs dynamics.projection"),
+        ("prefix", {"projection": -1}, "dynamics.projection=-1"),
         ("concat", {"action_width": 0}, "action_width at least 1"),
         ("concat", {"rows": -1}, "dynamics.rows=-1"),
         ("block_causal", {"width": 0}, "dynamics.width=0"),
@@ -397,7 +410,7 @@ def test_places_of_tokens_on_a_grid() -> None:
             causal.places(tokens, rows)
 
 
-@pytest.mark.parametrize("name", ["adaln", "concat", "block_causal"])
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "prefix"])
 def test_one_action_is_not_broadcast_to_all_steps(name: str) -> None:
-    with pytest.raises(ValueError, match="one action"):
+    with pytest.raises(ValueError, match="one block of K actions for each step"):
         make(CONFIGS[name])(torch.randn(2, 3, 1, 4), torch.randn(2, 1, 2, 3))

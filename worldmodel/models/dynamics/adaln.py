@@ -41,12 +41,9 @@ class AdaLNDynamicsConfig:
 
     def __post_init__(self) -> None:
         check_causal(self)
-        if self.width < 1 or min(self.action_width, self.projection) < 0:
-            raise ValueError("dynamics: width must be positive, action_width and projection not negative")
-        if self.projection_norm not in ("none", "batch"):
-            raise ValueError(
-                f"dynamics.projection_norm={self.projection_norm!r} is unknown; choose none or batch"
-            )
+        if self.width < 1 or self.action_width < 0:
+            raise ValueError("dynamics: width must be positive, and action_width not negative")
+        check_projection(self.projection, self.projection_norm)
 
 
 class AdaLNDynamics(CausalDynamics):
@@ -64,12 +61,10 @@ class AdaLNDynamics(CausalDynamics):
         self.config = config
         self.embed_action = ActionEmbedding(actions_per_step * action_dim, config.action_width, config.width)
         self.enter: nn.Module = nn.Linear(width, config.width) if width != config.width else nn.Identity()
-        self.leave: nn.Module = nn.Linear(config.width, width)
-        if config.projection:
-            self.leave = Projection(config.width, config.projection, width, config.projection_norm == "batch")
+        self.leave = make_projection(config.width, config.projection, width, config.projection_norm)
 
     def embed(self, tokens: Tensor, actions: Tensor) -> tuple[Tensor, Tensor | None]:
-        return self.enter(tokens), self.embed_action(self.scaled(actions))
+        return self.enter(tokens), self.embed_action(self.scaled(actions, tokens))
 
     def read(self, x: Tensor) -> Tensor:
         return self.leave(x)
@@ -106,3 +101,22 @@ class Projection(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.norm(self.fc1(x).flatten(0, -2))
         return self.fc2(torch.nn.functional.gelu(hidden)).reshape(*x.shape[:-1], -1)
+
+
+def make_projection(width: int, hidden: int, out: int, norm: str) -> nn.Module:
+    """A :class:`Projection`, or a linear layer where ``hidden`` is 0."""
+    return Projection(width, hidden, out, norm == "batch") if hidden else nn.Linear(width, out)
+
+
+def check_projection(hidden: int, norm: str) -> None:
+    """Refuse what :func:`make_projection` cannot make.
+
+    Raises:
+        ValueError: Says which key is wrong.
+    """
+    if hidden < 0:
+        raise ValueError(f"dynamics.projection={hidden} must not be negative; 0 is a linear layer")
+    if norm not in ("none", "batch"):
+        raise ValueError(f"dynamics.projection_norm={norm!r} is unknown; choose none or batch")
+    if norm == "batch" and not hidden:
+        raise ValueError("dynamics.projection_norm=batch needs dynamics.projection, the MLP that it is in")

@@ -44,12 +44,18 @@ class Dynamics(nn.Module):
         self.action_mean.copy_(flat.mean(dim=0))
         self.action_std.copy_(flat.std(dim=0).clamp_min(1e-6))
 
-    def scaled(self, actions: Tensor) -> Tensor:
+    def scaled(self, actions: Tensor, tokens: Tensor | None = None) -> Tensor:
         """Actions ``(..., K, A)`` by their statistics, as one vector per step ``(..., K * A)``.
 
         Raises:
-            ValueError: They have another number of dimensions, or are another number per step.
+            ValueError: They have another number of dimensions, are another number per step, or are not one block for
+                each step of ``tokens (B, T, N, Z)``.
         """
+        if tokens is not None and tokens.shape[:2] != actions.shape[:2]:
+            raise ValueError(
+                f"tokens have shape {tuple(tokens.shape)} and actions {tuple(actions.shape)}; "
+                "expected (B, T, N, Z) and (B, T, K, A), one block of K actions for each step"
+            )
         if actions.shape[-1] != len(self.action_mean):
             raise ValueError(
                 f"actions have {actions.shape[-1]} dimensions, this world model was trained with "

@@ -62,7 +62,7 @@ class BlockCausalDynamics(CausalDynamics):
         self.leave = nn.Linear(config.width, width)
 
     def embed(self, tokens: Tensor, actions: Tensor) -> tuple[Tensor, Tensor | None]:
-        action = self.embed_action(self.scaled(actions))[:, :, None]
+        action = self.embed_action(self.scaled(actions, tokens))[:, :, None]
         return torch.cat([action, self.enter(tokens)], dim=2), None
 
     def read(self, x: Tensor) -> Tensor:

@@ -181,11 +181,6 @@ class CausalDynamics(Dynamics):
 
     def _run(self, tokens: Tensor, actions: Tensor, memory: Memory | None = None) -> tuple[Tensor, Memory]:
         """Predictions ``(B, T, N, Z)`` from new steps after the remembered ones, and the memory that has both."""
-        if tokens.shape[:2] != actions.shape[:2]:
-            raise ValueError(
-                f"tokens have shape {tuple(tokens.shape)} and actions {tuple(actions.shape)}; "
-                "expected (B, T, N, Z) and (B, T, K, A), one action (or block of K) for each step"
-            )
         memory = memory or Memory(0)
         new = tokens.shape[1]
         x, condition = self.embed(tokens, actions)

@@ -60,7 +60,7 @@ class ConcatDynamics(CausalDynamics):
         self.leave = nn.Linear(inside, width)
 
     def embed(self, tokens: Tensor, actions: Tensor) -> tuple[Tensor, Tensor | None]:
-        action = self.embed_action(self.scaled(actions))[:, :, None].expand(-1, -1, self.tokens, -1)
+        action = self.embed_action(self.scaled(actions, tokens))[:, :, None].expand(-1, -1, self.tokens, -1)
         return self.enter(torch.cat([tokens.to(action.dtype), action], dim=-1)), None
 
     def read(self, x: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ class GRUDynamics(Dynamics):
 
     def forward(self, tokens: Tensor, actions: Tensor) -> Tensor:
         state = tokens.flatten(2)
-        given = self.from_action(self.embed(self.scaled(actions))).chunk(3, dim=-1)
+        given = self.from_action(self.embed(self.scaled(actions, tokens))).chunk(3, dim=-1)
         kept = self.from_state(state).chunk(3, dim=-1)
         reset, update = torch.sigmoid(given[0] + kept[0]), torch.sigmoid(given[1] + kept[1])
         proposal = torch.tanh(given[2] + reset * kept[2])

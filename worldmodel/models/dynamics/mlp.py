@@ -38,5 +38,5 @@ class MLPDynamics(Dynamics):
         self.mlp = nn.Sequential(*parts[:-1])
 
     def forward(self, tokens: Tensor, actions: Tensor) -> Tensor:
-        change = self.mlp(torch.cat([tokens.flatten(2), self.scaled(actions)], dim=-1))
+        change = self.mlp(torch.cat([tokens.flatten(2), self.scaled(actions, tokens)], dim=-1))
         return tokens + change.unflatten(-1, (self.tokens, self.width))

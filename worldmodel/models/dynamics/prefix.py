@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from worldmodel.models.dynamics.adaln import ActionEmbedding
+from worldmodel.models.dynamics.adaln import ActionEmbedding, check_projection, make_projection
 from worldmodel.models.dynamics.base import Dynamics
 from worldmodel.nn.causal import CausalBlock, frame_causal_mask, init_blocks
 
@@ -29,12 +29,16 @@ class PrefixDynamicsConfig:
     layers: int = 3
     #: Their hidden features.
     hidden: int = 384
-    #: Hidden features of the layer that joins a prefix and the state.
+    #: Features of what joins a prefix and the state, and modulates these layers.
     fusion: int = 192
     #: In training.
     dropout: float = 0.0
     #: The longest prefix, in steps: longer rollouts go on from the last prediction.
     prefix: int = 5
+    #: Hidden features of an MLP that makes the prediction of the last tokens; 0: one linear layer.
+    projection: int = 0
+    #: "none", or "batch": a batch norm in that MLP. While training, rows then see each other's statistics.
+    projection_norm: str = "none"
 
     def __post_init__(self) -> None:
         for name in (
@@ -52,6 +56,7 @@ class PrefixDynamicsConfig:
                 raise ValueError(f"dynamics.{name}={getattr(self, name)} must be at least 1")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dynamics.dropout={self.dropout} must be at least 0 and below 1")
+        check_projection(self.projection, self.projection_norm)
 
 
 class PrefixDynamics(Dynamics):
@@ -82,15 +87,13 @@ class PrefixDynamics(Dynamics):
             for _ in range(config.depth)
         )
         init_blocks(self.blocks)
-        self.fuse = nn.Sequential(
-            nn.Linear(2 * inside, config.fusion), nn.SiLU(), nn.Linear(config.fusion, inside)
-        )
+        self.fuse = nn.Linear(2 * inside, config.fusion)
         self.enter = nn.Linear(width, inside)
         self.layers = nn.ModuleList(
-            ModulatedMLP(inside, config.hidden, config.dropout) for _ in range(config.layers)
+            ModulatedMLP(inside, config.fusion, config.hidden, config.dropout) for _ in range(config.layers)
         )
         self.norm = nn.LayerNorm(inside, eps=1e-6)
-        self.leave = nn.Linear(inside, width)
+        self.leave = make_projection(inside, config.projection, width, config.projection_norm)
 
     def forward(self, tokens: Tensor, actions: Tensor) -> Tensor:
         """Row ``t`` is the prediction from token ``t`` and action ``t`` alone."""
@@ -139,18 +142,19 @@ class ModulatedMLP(nn.Module):
     """A residual MLP whose norm is shifted and scaled, and whose branch is gated, by a condition; at first it is 0.
 
     Args:
-        width: Features of tokens and condition.
+        width: Features of the tokens.
+        condition: Features of the condition.
         hidden: Features of its hidden layer.
         dropout: Of the hidden features, in training.
     """
 
-    def __init__(self, width: int, hidden: int, dropout: float) -> None:
+    def __init__(self, width: int, condition: int, hidden: int, dropout: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.fc1 = nn.Linear(width, hidden)
         self.drop = nn.Dropout(dropout)
         self.fc2 = nn.Linear(hidden, width)
-        self.modulation = nn.Linear(width, 3 * width)
+        self.modulation = nn.Linear(condition, 3 * width)
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
 
