@@ -31,12 +31,14 @@ JOBS: Mapping[str, str] = {
     "reencode": "experiments.reencode",
     "masks": "experiments.masks",
     "collect": "experiments.collect",
+    "data": "experiments.data",
     "import": "experiments.import_model",
     "pretrain": "experiments.pretrain",
     "probe": "experiments.probe",
     "energy": "experiments.energy",
     "example": "experiments.example",
     "train": "experiments.train",
+    "evaluate": "experiments.evaluate",
     "plan": "experiments.plan",
     "report": "experiments.report",
     "slurm": "experiments.slurm",
@@ -123,7 +125,7 @@ def _run_job(job: str, args: list[str], jobs: Mapping[str, str], config_module: 
 def _run_module(job: str, module: ModuleType, args: list[str], config_module: str) -> None:
     compose_settings = _load("experiments.settings").compose_settings
     flags = [arg for arg in args if arg in ("-h", "--help", "--cfg")]
-    overrides = [arg for arg in args if arg not in flags]
+    overrides = _named([arg for arg in args if arg not in flags], getattr(module, "POSITIONAL", ()))
     schemas = getattr(module, "SCHEMAS", None)
     settings = compose_settings(job, module.Config, overrides, schemas=schemas, config_module=config_module)
     if "--cfg" in flags:
@@ -138,6 +140,18 @@ def _run_module(job: str, module: ModuleType, args: list[str], config_module: st
         outcome = getattr(module, "outcome", None)
         if outcome is not None and _rank() == 0:
             print(outcome(result))
+
+
+def _named(args: list[str], names: Sequence[str]) -> list[str]:
+    """Leading bare words as the settings that a job names for them: `info data/x` is `action=info data=data/x`."""
+    bare = 0
+    while (
+        bare < min(len(names), len(args))
+        and "=" not in args[bare]
+        and not args[bare].startswith(("-", "~", "+"))
+    ):
+        bare += 1
+    return [*(f"{name}={word}" for name, word in zip(names, args[:bare], strict=False)), *args[bare:]]
 
 
 def _processes(job: str, module: ModuleType) -> AbstractContextManager[Any]:

@@ -24,21 +24,27 @@ class Converted:
 
 
 def convert(
-    reader: Reader, writer: Writer, size: int = 0, min_steps: int = 1, skip_bad: bool = False
-) -> Iterator[Converted]:
-    """Write all episodes of a recording that are not written yet; yields the state of things after each.
+    reader: Reader,
+    writer: Writer,
+    size: int = 0,
+    min_steps: int = 1,
+    skip_bad: bool = False,
+    done: Converted | None = None,
+) -> Iterator[int]:
+    """Write all episodes of a recording that are not written yet; yields each one's position.
 
     Args:
         reader: The recording.
         writer: The dataset.
         size: Cut each picture to the square in its middle, and resize it to this side; 0 leaves it as it is.
         min_steps: Episodes with fewer steps cannot be used.
+        done: Is filled in on the way.
         skip_bad: Leave out episodes that cannot be read, or are too short, with a warning, instead of failing.
 
     Raises:
         FormatError: An episode cannot be read or is too short, and ``skip_bad`` is false.
     """
-    done = Converted()
+    done = done or Converted()
     for position in range(len(reader)):
         index = reader.index(position)
         if writer.wants(index):
@@ -55,13 +61,12 @@ def convert(
                     raise
                 log.warning("left out: %s", error)
                 done.skipped.append(str(error))
-                yield done
+                yield position
                 continue
             writer.write(index, resized(episode, size) if size else episode)
             done.episodes, done.frames = done.episodes + 1, done.frames + len(episode["frames"])
-        yield done
+        yield position
     writer.finish()
-    yield done
 
 
 def resized(episode: Episode, size: int) -> Episode:
