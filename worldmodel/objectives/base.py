@@ -21,6 +21,7 @@ class Batch:
             of cached tokens ``(B, T+1, N, D)``.
         masks: One mask per (context, target) pair to predict.
         actions: ``(B, T, K, A)`` float32 in the environment's own units, or None.
+        proprio: Proprioception ``(B, T+1, Q)`` float32 in the data's own units, or None.
     """
 
     step: int
@@ -28,6 +29,7 @@ class Batch:
     views: tuple[Tensor, ...]
     masks: tuple[Mask, ...] = ()
     actions: Tensor | None = None
+    proprio: Tensor | None = None
 
     def to(self, device: str) -> Batch:
         """The same batch on a device."""
@@ -42,6 +44,7 @@ class Batch:
                 mask._replace(context=move(mask.context), target=move(mask.target)) for mask in self.masks
             ),
             actions=None if self.actions is None else move(self.actions),
+            proprio=None if self.proprio is None else move(self.proprio),
         )
 
     def split(self, count: int) -> list[Batch]:
@@ -68,6 +71,7 @@ class Batch:
                     mask._replace(context=mask.context[part], target=mask.target[part]) for mask in self.masks
                 ),
                 actions=None if self.actions is None else self.actions[part],
+                proprio=None if self.proprio is None else self.proprio[part],
             )
             for part in parts
         ]

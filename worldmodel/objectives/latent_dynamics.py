@@ -4,50 +4,34 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from worldmodel.models.world_model import WorldModel
 from worldmodel.objectives import regularizers
 from worldmodel.objectives.base import Batch, Objective
 from worldmodel.objectives.predictions import (
-    DISTANCES,
     InverseDynamics,
+    PredictionConfig,
     latent_distance,
-    members_of,
-    rolled_out,
+    latents_of,
+    prediction_losses,
+    prediction_monitors,
+    sum_of,
 )
-from worldmodel.seeding import keyed_rng, keyed_torch_generator
+from worldmodel.seeding import keyed_torch_generator
 from worldmodel.training.monitors import effective_rank
 
 #: The settings that are weights: of predictions, of terms against collapse, of terms that shape the latent.
-PREDICTIONS = ("teacher_forcing", "rollout")
 WEIGHTS = (
-    *PREDICTIONS,
+    *("teacher_forcing", "rollout"),
     *("sigreg", "variance", "covariance"),
     *("time_similarity", "time_variance", "straightening", "inverse_dynamics"),
 )
 
 
 @dataclass
-class LatentDynamicsConfig:
-    """The world model's losses. What has weight 0 is not computed."""
+class LatentDynamicsConfig(PredictionConfig):
+    """The world model's losses: predictions, and terms on the latents. What has weight 0 is not computed."""
 
-    #: Weight of the loss on predictions from true latents.
-    teacher_forcing: float = 1.0
-    #: Weight of the loss on predictions from predictions.
-    rollout: float = 1.0
-    #: Steps of the rollout; 0: all that the window has.
-    rollout_steps: int = 0
-    #: True latents that the rollout begins with; 0: any number, drawn each step.
-    rollout_context: int = 1
-    #: "through": gradients of the rollout pass through its steps. "stop": each prediction is an input like any other.
-    rollout_gradient: str = "through"
-    #: Distance of prediction and target: "l1", "l2", "smooth_l1" or "cosine".
-    loss: str = "l2"
-    #: "layer": targets are normalised over the features of each token. "none": they are the latents.
-    target_norm: str = "none"
-    #: Whether gradients reach the targets too. Without, an encoder learns from its latents as inputs only.
-    target_gradient: bool = True
     #: Weight of SIGReg, which prevents collapse. It pulls the latents towards an isotropic Gaussian of all their
     #: dimensions; too much of it curls up the few that the world has, and distance stops meaning distance.
     sigreg: float = 0.02
@@ -71,24 +55,11 @@ class LatentDynamicsConfig:
     inverse_hidden: int = 512
 
     def __post_init__(self) -> None:
-        if min(getattr(self, name) for name in WEIGHTS) < 0 or self.teacher_forcing + self.rollout == 0:
-            raise ValueError(
-                "objective weights must not be negative, and one of teacher_forcing and rollout positive"
-            )
-        for name, known in {
-            "loss": DISTANCES,
-            "target_norm": ("none", "layer"),
-            "rollout_gradient": ("through", "stop"),
-        }.items():
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"objective.{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(known)}"
-                )
-        if min(self.rollout_steps, self.rollout_context) < 0 or min(self.directions, self.inverse_hidden) < 1:
-            raise ValueError(
-                "objective.rollout_steps and rollout_context must not be negative, directions and inverse_hidden "
-                "must be positive"
-            )
+        super().__post_init__()
+        if min(getattr(self, name) for name in WEIGHTS) < 0:
+            raise ValueError("objective weights must not be negative")
+        if min(self.directions, self.inverse_hidden) < 1:
+            raise ValueError("objective.directions and inverse_hidden must be positive")
 
 
 class LatentDynamics(Objective):
@@ -108,14 +79,15 @@ class LatentDynamics(Objective):
         self.model, self.config, self.seed = model, config, seed
         if config.inverse_dynamics:
             spec, dynamics = model.config.actions, model.dynamics
-            features = dynamics.tokens * dynamics.width
+            features = (dynamics.tokens - self._proprio_tokens()) * dynamics.width
             self.inverse = InverseDynamics(features, spec.per_step * spec.dim, config.inverse_hidden)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         assert batch.actions is not None
         latents = latents_of(self.model, batch)
-        parts = self._prediction_losses(latents, batch.actions, batch.step)
-        parts |= self._latent_losses(latents, batch)
+        span = self.config.span(batch.actions.shape[1], self.seed, batch.step)
+        parts = prediction_losses(self.model.dynamics, latents, batch.actions, self.config, span)
+        parts |= self._latent_losses(self._seen(latents), batch)
         weights = {name: getattr(self.config, name) for name in WEIGHTS}
         # SIGReg first: float addition in another order would be another loss in the last bit.
         order = sorted(parts, key=lambda name: name != "sigreg")
@@ -125,67 +97,19 @@ class LatentDynamics(Objective):
     def monitor(self, batch: Batch) -> dict[str, float]:
         assert batch.actions is not None
         latents, actions = latents_of(self.model, batch).float(), batch.actions
-        wanted = self._targets(latents)
-        rolled = rolled_out(self.model.dynamics, latents, actions, 1, actions.shape[1]).float()
-        flat = latents.flatten(2).flatten(0, 1)
-        error, stays = _rms(rolled[:, -1] - wanted[:, -1]), _rms(wanted[:, 0] - wanted[:, -1])
-        figures = {
-            "latent_std": float(flat.std(dim=0).mean()),
-            "latent_rank": effective_rank(flat),
-            "open_loop_error": error,
-            "copy_last_error": stays,
-            "open_loop_ratio": error / max(stays, 1e-12),
-        }
-        if len(latents) > 1:
-            forced = self.model.dynamics(latents[:, :-1], actions).float()
-            others = self.model.dynamics(latents[:, :-1], actions.roll(1, dims=0)).float()
-            change = _rms(wanted[:, 1:] - wanted[:, :-1])
-            figures["action_sensitivity"] = _rms(forced - others) / max(change, 1e-12)
-        return figures
+        flat = self._seen(latents).flatten(2).flatten(0, 1)
+        spread = {"latent_std": float(flat.std(dim=0).mean()), "latent_rank": effective_rank(flat)}
+        return spread | prediction_monitors(self.model.dynamics, latents, actions, self.config)
 
-    def _targets(self, latents: Tensor) -> Tensor:
-        """What is to be predicted, of the shape of ``latents``."""
-        targets = latents if self.config.target_gradient else latents.detach()
-        if self.config.target_norm == "layer":
-            return F.layer_norm(targets.float(), targets.shape[-1:])
-        return targets
+    def _proprio_tokens(self) -> int:
+        return int(self.model.proprio is not None)
 
-    def _prediction_losses(self, latents: Tensor, actions: Tensor, step: int) -> dict[str, Tensor]:
-        config, (start, steps) = self.config, self._span(actions.shape[1], step)
-        through = config.rollout_gradient == "through"
-        forced, rolled = [], []
-        for dynamics in members_of(self.model.dynamics):
-            if config.teacher_forcing:
-                forced.append(dynamics(latents[:, :-1], actions))
-            if config.rollout:
-                rolled.append(rolled_out(dynamics, latents, actions, start, steps, through))
-        wanted = self._targets(latents[:, 1:])
-        parts = {}
-        if forced:
-            parts["teacher_forcing"] = mean_of([latent_distance(x, wanted, config.loss) for x in forced])
-        if rolled:
-            ahead = wanted[:, start - 1 : start - 1 + steps]
-            parts["rollout"] = mean_of([latent_distance(x, ahead, config.loss) for x in rolled])
-        return parts
-
-    def _span(self, length: int, step: int) -> tuple[int, int]:
-        """Where the rollout begins in a window of ``length`` steps, and its steps; the same in every process.
-
-        Raises:
-            ValueError: The window is too short.
-        """
-        steps, context = self.config.rollout_steps, self.config.rollout_context
-        last = length + 1 - max(1, steps)
-        if last < max(1, context):
-            raise ValueError(
-                f"objective.rollout_context={context} and rollout_steps={steps} need a longer window than "
-                f"{length}; set window={max(1, context) + max(1, steps) - 1} or more"
-            )
-        start = context or int(keyed_rng("rollout", self.seed, step).integers(1, last + 1))
-        return start, steps or length + 1 - start
+    def _seen(self, latents: Tensor) -> Tensor:
+        """The latents without the proprioception token, which is not learned and says what the camera should show."""
+        return latents[:, :, : latents.shape[2] - self._proprio_tokens()]
 
     def _latent_losses(self, latents: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """The terms on latents alone that have a weight."""
+        """The terms on latents ``(B, T+1, N, Z)`` alone that have a weight."""
         config, parts = self.config, {}
         windows = latents.flatten(2)
         by_step = windows.transpose(0, 1)
@@ -209,26 +133,3 @@ class LatentDynamics(Objective):
             wanted = ((batch.actions - dynamics.action_mean) / dynamics.action_std).flatten(2)
             parts["inverse_dynamics"] = latent_distance(self.inverse(latents), wanted, "l2")
         return parts
-
-
-def latents_of(model: WorldModel, batch: Batch) -> Tensor:
-    """Latents ``(B, T+1, N, Z)`` of a batch's first view, frames or cached tokens, with gradient."""
-    view = batch.views[0]
-    return model.head(view if view.ndim == 4 else model.encoder.encode_steps(view))
-
-
-def sum_of(values: list[Tensor]) -> Tensor:
-    """The sum of one or more scalars, from left to right."""
-    total = values[0]
-    for value in values[1:]:
-        total = total + value
-    return total
-
-
-def mean_of(values: list[Tensor]) -> Tensor:
-    """The mean of one or more scalars."""
-    return sum_of(values) / len(values)
-
-
-def _rms(gap: Tensor) -> float:
-    return float(gap.square().mean().sqrt())
