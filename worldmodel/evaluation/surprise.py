@@ -248,6 +248,27 @@ def score_events(
     return results, arrays
 
 
+def example_events(episodes: Sequence[Trajectory], found: EventSet, before: int = 3) -> dict[str, np.ndarray]:
+    """Frames of one event of each kind, for pictures: ``example.<event>.<edited or true>`` ``(before+SPAN, C, H, W)``.
+
+    It is the one whose picture differs most from what was true, so that one can see it.
+    """
+    shown: dict[str, np.ndarray] = {}
+    for kind, events in found.events.items():
+        usable = [e for e in events if e.step >= before - 1] or events
+
+        def difference(event: Event) -> float:
+            true = episodes[event.episode].frames[event.step + 1 : event.step + 1 + SPAN]
+            return float(np.abs(true.astype(int) - event.frames).mean())
+
+        event = max(usable, key=difference)
+        frames = episodes[event.episode].frames
+        start = max(0, event.step + 1 - before)
+        shown[f"example.{kind}.true"] = frames[start : event.step + 1 + SPAN]
+        shown[f"example.{kind}.edited"] = np.concatenate([frames[start : event.step + 1], event.frames])
+    return shown
+
+
 def _compare(
     ordinary: np.ndarray,
     groups: np.ndarray,

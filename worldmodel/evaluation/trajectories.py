@@ -122,7 +122,12 @@ class Imagination:
 
 
 def read_trajectories(
-    model: Imagination, store: EpisodeStore, positions: Sequence[int], per_step: int, proprio: bool = False
+    model: Imagination,
+    store: EpisodeStore,
+    positions: Sequence[int],
+    per_step: int,
+    proprio: bool = False,
+    keep_frames: bool = True,
 ) -> list[Trajectory]:
     """Encode episodes of a store.
 
@@ -133,6 +138,7 @@ def read_trajectories(
         per_step: The model's actions per step ``K``; frames in between are left out, and a last part that fills no
             step, too.
         proprio: Whether the model takes proprioception.
+        keep_frames: Without it, only each episode's first frame is kept, which saves memory.
 
     Raises:
         ValueError: The data's actions do not divide the model's step, or proprioception is missing.
@@ -157,7 +163,7 @@ def read_trajectories(
         found.append(
             Trajectory(
                 position,
-                frames,
+                frames if keep_frames else frames[:1],
                 torch.from_numpy(actions[: steps * joined].reshape(steps, per_step, -1)),
                 model.latents(frames, body),
                 episode["states"][rows] if "states" in episode else None,

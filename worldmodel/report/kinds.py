@@ -7,10 +7,12 @@ from pathlib import Path
 from worldmodel.atomic import read_json
 from worldmodel.report.artefacts import STAGES
 from worldmodel.report.comparison import find_runs
+from worldmodel.report.evaluation_report import find_evaluations, is_evaluation
 
 
 def kind_of(directory: str | Path) -> str:
-    """``"demo"``, ``"pretraining"`` or ``"comparison"`` (several runs side by side).
+    """``"demo"``, ``"pretraining"``, ``"evaluation"`` (of a world model), or several runs side by side:
+    ``"comparison"`` of pretrainings, ``"evaluations"``.
 
     Raises:
         FileNotFoundError: There is nothing that a report could be made of; the message says what could.
@@ -25,10 +27,14 @@ def kind_of(directory: str | Path) -> str:
         config = read_json(path / "config.json")
         if isinstance(config, dict) and "encoder" in config and ("mask" in config or "objective" in config):
             return "pretraining"
+    if is_evaluation(path):
+        return "evaluation"
+    if len(find_evaluations(path)) > 1:
+        return "evaluations"
     if len(find_runs(path)) > 1:
         return "comparison"
     raise FileNotFoundError(
-        f"{path} is neither a demo (stages.json) nor a pretraining (config.json with encoder and mask), and does not "
-        "hold several runs; give a directory that worldmodel demo or worldmodel pretrain made, or "
-        "one above several of them"
+        f"{path} is neither a demo (stages.json) nor a pretraining (config.json with encoder and mask) nor an "
+        "evaluation, and does not hold several runs; give a directory that worldmodel demo, pretrain or "
+        "evaluate made, or one above several of them"
     )
