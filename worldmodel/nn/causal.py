@@ -17,8 +17,8 @@ from worldmodel.nn.rope import Turn, apply_turn
 
 KeyValue = tuple[Tensor, Tensor]
 
-#: Up to so many queries per candidate, shared keys are not repeated. With more of them, their scores are larger than the
-#: repeated keys, and attention that keeps no scores is faster (on one CPU thread as fast at 64 tokens, 3 times at 197).
+#: Up to so many queries per candidate, shared keys are not repeated. With more of them, their scores are larger than
+#: the repeated keys, and attention that keeps no scores is faster (on one CPU thread, 3 times at 197 tokens per step).
 FEW_QUERIES = 32
 
 
