@@ -163,7 +163,7 @@ def describe_store(store: EpisodeStore) -> list[tuple[str, str]]:
         rows.append(("with", str(meta["env_args"])))
     rows.append(("episodes", f"{len(store)}, of {store.steps.min()} to {store.steps.max()} steps"))
     rows.append(("steps", f"{steps:,}" + (f" ({steps / fps / 60:.1f} minutes)" if fps else "")))
-    rows.append(("frames", f"{frames:,} of {' x '.join(map(str, shape)) or 'no size'}"))
+    rows.append(("pictures", f"{frames:,} of {' x '.join(map(str, shape)) or 'no size'}"))
     rows.append(("per second", f"{fps:g} frames" if fps else "not said"))
     codecs = meta.get("codecs") or {}
     for name in sorted(first):
