@@ -1,8 +1,10 @@
-"""Measure speed on this machine: frames collected, clips pretrained in float32 and bfloat16, milliseconds per plan.
+"""Measure speed on this machine: frames collected, clips pretrained, plans, windows loaded, latents cached.
 
 Example:
     worldmodel bench
     worldmodel bench what=[plan] threads=1
+    worldmodel bench what=[load] against=[stable-worldmodel] peer_python=other/venv/bin/python
+    worldmodel bench what=[cache] batch_size=128
     worldmodel bench what=[step] encoder=vit_large predictor=vjepa2 batch_size=24 precision=bf16 device=cuda
     worldmodel bench what=[upstream] upstream=vjepa2 encoder=vit_tiny predictor=small batch_size=2
 """
@@ -17,14 +19,16 @@ from typing import Any
 import torch
 
 from envs.world import describe
-from experiments import collect
+from experiments import bench_load, collect
 from experiments.agents import latent_agent
+from experiments.bench_load import CODECS, PEER_FORMATS, PEERS, LoadBench
 from experiments.bench_step import StepBench, measure
 from experiments.bench_upstream import compare
 from planners.cem import CEMConfig
 from planners.costs import GoalCostConfig
 from planners.mpc import MPCConfig
 from worldmodel.atomic import write_json
+from worldmodel.data.episodes import EpisodeStore
 from worldmodel.masks import MaskConfig, draw_masks
 from worldmodel.models.masked_predictor import MaskedPredictor, MaskedPredictorConfig
 from worldmodel.models.video_encoder import VideoEncoder, VideoEncoderConfig
@@ -39,16 +43,25 @@ from worldmodel.training.machine import choose_device
 class Config:
     """Settings of a benchmark."""
 
-    #: Which of collect, pretrain, plan, step (training steps: memory, utilisation) and upstream to measure.
+    #: Which of collect, pretrain, plan, load (windows of episodes), cache (a frozen encoder's tokens), step (training
+    #: steps: memory, utilisation) and upstream to measure.
     what: list[str] = field(default_factory=lambda: ["collect", "pretrain", "plan"])
     #: Gymnasium id of the environment.
     env: str = "worldmodel/TwoRoom-v0"
-    #: Processes that collect.
+    #: Processes that collect; threads that load.
     workers: int = 2
     #: Episodes of 40 steps to collect.
     episodes: int = 300
-    #: Clips per training step.
+    #: Clips, or windows, per training step.
     batch_size: int = 32
+    #: For load and cache: frames of a window; 0: 16 for load, 5 for cache.
+    window_frames: int = 0
+    #: For load: which formats, of ours (raw, jpeg, mp4) and of stable-worldmodel (hdf5, lance, folder, video).
+    formats: list[str] = field(default_factory=lambda: [*CODECS, *PEER_FORMATS])
+    #: For load: other loaders to measure in the same run, of stable-worldmodel.
+    against: list[str] = field(default_factory=list)
+    #: For load: Python of the environment in which those are installed; empty: this one.
+    peer_python: str = ""
     #: auto, cpu or cuda.
     device: str = "cpu"
     #: torch threads; 0: as many as torch finds cores.
@@ -70,11 +83,19 @@ class Config:
     planner: CEMConfig = field(default_factory=CEMConfig)
 
     def __post_init__(self) -> None:
-        known = ("collect", "pretrain", "plan", "step", "upstream")
+        known = ("collect", "pretrain", "plan", "load", "cache", "step", "upstream")
         if set(self.what) - set(known) or not self.what:
             raise ValueError(f"what={self.what}: choose some of {', '.join(known)}")
         if "upstream" in self.what and not self.upstream:
             raise ValueError("what=[upstream] needs a checkout of facebookresearch/vjepa2: upstream=PATH")
+        if set(self.against) - set(PEERS):
+            raise ValueError(f"against={self.against}: choose some of {', '.join(PEERS)}")
+        if set(self.formats) - {*CODECS, *PEER_FORMATS}:
+            raise ValueError(f"formats={self.formats}: choose some of {', '.join((*CODECS, *PEER_FORMATS))}")
+        if self.window_frames < 0 or self.window_frames == 1:
+            raise ValueError(
+                f"window_frames={self.window_frames} must be at least 2, or 0 for the usual ones"
+            )
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"precision={self.precision!r} is unknown; choose fp32 or bf16")
         if min(self.batch_size, self.repeats) < 1 or self.peak_tflops < 0:
@@ -90,6 +111,8 @@ def run(config: Config) -> dict[str, Any]:
         "collect": bench_collect,
         "pretrain": bench_pretrain,
         "plan": bench_plan,
+        "load": bench_loading,
+        "cache": bench_cache,
         "step": bench_step,
         "upstream": bench_upstream,
     }
@@ -97,7 +120,7 @@ def run(config: Config) -> dict[str, Any]:
     for name in config.what:
         for row, value in benches[name](config).items():
             results[row] = value
-            print(f"{row:58} {_figure(value):>10}", flush=True)
+            print(f"{row:64} {_figure(value):>10}", flush=True)
     if config.out:
         write_json(Path(config.out), results)
     return results
@@ -107,11 +130,7 @@ def bench_collect(config: Config) -> dict[str, float]:
     """Frames per second that end up in an episode store, processes started and files written included."""
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        store = collect.run(
-            collect.Config(
-                env=config.env, out=f"{folder}/data", episodes=config.episodes, workers=config.workers
-            )
-        )
+        store = _collect(config, folder)
         seconds = time.perf_counter() - began
         return {
             f"collect: stored frames/s, {config.workers} processes": float((store.steps + 1).sum()) / seconds
@@ -145,9 +164,7 @@ def bench_pretrain(config: Config) -> dict[str, float]:
 def bench_plan(config: Config) -> dict[str, float]:
     """Milliseconds per decision of the latent MPC agent: encode a frame, plan, one environment's share."""
     spec = describe(config.env)
-    ones = [1.0] * len(spec["action_low"])
-    actions = ActionSpec(low=spec["action_low"], high=spec["action_high"], mean=[0.0] * len(ones), std=ones)
-    model = WorldModel(WorldModelConfig(encoder=config.encoder, actions=actions)).eval()
+    model = _world_model(config).eval()
     frames = torch.randint(0, 256, (8, *spec["frame_shape"]), dtype=torch.uint8)
     figures = {}
     for count in (1, 8):
@@ -156,6 +173,38 @@ def bench_plan(config: Config) -> dict[str, float]:
         seconds = _median_seconds(lambda agent=agent, count=count: agent.act(frames[:count]), config.repeats)  # type: ignore[misc]
         figures[f"plan: ms per decision, {count} environments"] = 1000 * seconds / count
     return figures
+
+
+def bench_loading(config: Config) -> dict[str, float]:
+    """Windows of episodes loaded per second; see `experiments.bench_load`."""
+    with tempfile.TemporaryDirectory() as folder:
+        bench = LoadBench(
+            config.window_frames or 16,
+            config.batch_size,
+            config.workers,
+            config.repeats,
+            tuple(config.formats),
+            tuple(config.against),
+            config.peer_python,
+        )
+        return bench_load.measure(_collect(config, folder), bench, Path(folder))
+
+
+def bench_cache(config: Config) -> dict[str, float]:
+    """Epochs of a world model's training with and without cached tokens; see `experiments.bench_load`."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = _collect(config, folder)
+        torch.manual_seed(0)
+        window = (config.window_frames or 5) - 1
+        return bench_load.measure_cache(
+            _world_model(config),
+            store,
+            window,
+            config.batch_size,
+            config.repeats,
+            config.device,
+            Path(folder),
+        )
 
 
 def bench_step(config: Config) -> dict[str, float]:
@@ -185,6 +234,19 @@ def bench_upstream(config: Config) -> dict[str, float]:
         config.precision,
         config.repeats,
     )
+
+
+def _collect(config: Config, folder: str) -> EpisodeStore:
+    return collect.run(
+        collect.Config(env=config.env, out=f"{folder}/data", episodes=config.episodes, workers=config.workers)
+    )
+
+
+def _world_model(config: Config) -> WorldModel:
+    spec = describe(config.env)
+    ones = [1.0] * len(spec["action_low"])
+    actions = ActionSpec(low=spec["action_low"], high=spec["action_high"], mean=[0.0] * len(ones), std=ones)
+    return WorldModel(WorldModelConfig(encoder=config.encoder, actions=actions))
 
 
 def _figure(value: float) -> str:

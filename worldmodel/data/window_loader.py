@@ -123,10 +123,13 @@ def read_batch(
     Raises:
         ValueError, OSError: An episode cannot be read.
     """
-    shape, dtype = windows.shape()
-    kind = torch.from_numpy(np.empty(0, dtype)).dtype
-    frames = torch.empty((len(items), *shape), dtype=kind, pin_memory=pin)
-    windows.frames(items, out=frames.numpy())
+    if pin:
+        shape, dtype = windows.shape()
+        kind = torch.from_numpy(np.empty(0, dtype)).dtype
+        frames = torch.empty((len(items), *shape), dtype=kind, pin_memory=True)
+        windows.frames(items, out=frames.numpy())
+    else:  # NumPy asks for huge pages where it can, torch does not: new memory is then touched sooner
+        frames = torch.from_numpy(windows.frames(items))
     return WindowBatch(
         frames=frames,
         actions=torch.from_numpy(windows.actions(items)),
