@@ -201,11 +201,11 @@ def remove_dataset(path: Path) -> None:
     (path / "manifest.jsonl").unlink(missing_ok=True)
     for file in [*(path / "episodes").glob("*.safetensors"), *(path / "episodes").glob("*.mp4")]:
         file.unlink()
-    remove_temporary(path / "episodes")
+    remove_temporary(path)
     (path / "meta.json").unlink()
 
 
-def remove_temporary(folder: Path) -> None:
-    """Remove the temporary files that a killed writer left."""
-    for file in folder.glob(".*.tmp"):
+def remove_temporary(path: Path) -> None:
+    """Remove the temporary files that a killed writer left in a dataset directory; those of others stay."""
+    for file in [*path.glob(".meta.json.*.tmp"), *(path / "episodes").glob(".*.tmp")]:
         file.unlink(missing_ok=True)

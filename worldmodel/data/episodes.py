@@ -103,7 +103,7 @@ class EpisodeWriter:
         (self.path / "episodes").mkdir(parents=True, exist_ok=True)
         if found is None:
             write_json(meta_path, meta)
-        remove_temporary(self.path / "episodes")
+        remove_temporary(self.path)
         self.meta: dict[str, Any] = meta if found is None else found
         self._codecs = {name: Codec.parse(text) for name, text in self.meta.get("codecs", {}).items()}
         self._manifest = self.path / "manifest.jsonl"

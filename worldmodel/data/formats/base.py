@@ -158,7 +158,7 @@ def choose(where: str, what: str, wanted: str, available: Sequence[str], option:
         return wanted
     there = ", ".join(available) or "none"
     if wanted:
-        raise FormatError(f"{where} has no {what} {wanted!r}; there are: {there}")
+        raise FormatError(f"{where} has no {what} {wanted!r}; there are: {there}; name it with {option}=KEY")
     if len(available) != 1:
         verb = "choose one with" if available else "name it with"
         raise FormatError(f"{where} has {len(available)} {what}s ({there}); {verb} {option}=KEY")

@@ -60,7 +60,11 @@ class _Reader:
             self.camera = choose(str(path), "camera", options.camera, cameras, "camera")
             usual = [name for name in ("action", "actions") if name in columns]
             self.action = choose(
-                str(path), "action column", options.action or "".join(usual[:1]), list(columns), "action"
+                str(path),
+                "action column",
+                options.action or (usual or ["action"])[0],
+                list(columns),
+                "action_key",
             )
             self.proprio = list(options.proprio) or [name for name in ("proprio",) if name in columns]
             self.states = "state" if "state" in columns and "state" not in self.proprio else ""

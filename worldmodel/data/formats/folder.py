@@ -114,7 +114,7 @@ class _Reader:
                 found[name] = found[name].reshape(len(rows) - 1, len(columns))
         if "actions" not in found:
             raise FormatError(f"{path} has no column that begins with {prefixes['actions'][0]!r}, only "
-                              f"{', '.join(header) or 'an empty header'}; name the prefix with action=")  # fmt: skip
+                              f"{', '.join(header) or 'an empty header'}; name it with action_key=")  # fmt: skip
         if "timestamps" in found:
             found["timestamps"] = found["timestamps"][:, 0]
         return found
@@ -137,7 +137,7 @@ class _Reader:
             raise FormatError(f"{path} cannot be read as npz ({reason})") from error
         if key not in found:
             raise FormatError(
-                f"{path} has no {key!r}, only {', '.join(found) or 'nothing'}; name it with action=KEY"
+                f"{path} has no {key!r}, only {', '.join(found) or 'nothing'}; name it with action_key=KEY"
             )
         found["actions"] = found.pop(key)
         if self.options.proprio:

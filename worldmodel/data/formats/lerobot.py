@@ -58,7 +58,7 @@ class LeRobotReader:
         cameras = [key for key, feature in features.items() if feature.get("dtype") in ("video", "image")]
         self.camera = choose(where, "camera", self._full(options.camera, cameras), cameras, "camera")
         vectors = [key for key in features if key not in cameras]
-        self.action = choose(where, "action", options.action or "action", vectors, "action")
+        self.action = choose(where, "action", options.action or "action", vectors, "action_key")
         self.proprio = list(options.proprio) or [key for key in ("observation.state",) if key in features]
         self.episodes = self._episodes()
         self._rows: tuple[Path, pa.Table] | None = None
