@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,12 +50,15 @@ def test_too_long_windows_and_unknown_arrays_are_refused(store: EpisodeStore) ->
 
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("size", [8, 64])  # rows of 192 bytes are read at once, those of 12,288 one by one
-def test_rows_read_in_place_are_the_rows(tmp_path: Path, make_episode: Make, stride: int, size: int) -> None:
+@pytest.mark.parametrize("mapped", [False, True])
+def test_rows_read_in_place_are_the_rows(
+    tmp_path: Path, make_episode: Make, stride: int, size: int, mapped: bool
+) -> None:
     writer = EpisodeWriter(tmp_path, {})
     for index in range(3):
         writer.write(index, make_episode(index, steps=9 + index, size=size))
     store = EpisodeStore(tmp_path)
-    windows = Windows(store, range(3), steps=2, stride=stride, history=1)
+    windows = Windows(store, range(3), steps=2, stride=stride, history=1, mapped=mapped)
     span = 3 * stride
     found = windows.frames(range(len(windows)))
     wanted = [
@@ -68,7 +72,7 @@ def test_rows_read_in_place_are_the_rows(tmp_path: Path, make_episode: Make, str
 def test_where_rows_cannot_be_read_in_place_they_are_the_same(
     store: EpisodeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    windows = Windows(store, range(12), steps=4, stride=2)
+    windows = Windows(store, range(12), steps=4, stride=2, mapped=False)
     whole = windows.frames(range(len(windows)))
     monkeypatch.delattr(os, "preadv")
     np.testing.assert_array_equal(windows.frames(range(len(windows))), whole)
@@ -118,7 +122,7 @@ def test_proprioception_belongs_to_its_frames(tmp_path: Path, make_episode: Make
 
 
 def test_mistakes_name_file_and_episode(store: EpisodeStore, tmp_path: Path, make_episode: Make) -> None:
-    windows = Windows(store, range(12), steps=4)
+    windows, unmapped = (Windows(store, range(12), steps=4, mapped=mapped) for mapped in (True, False))
     with pytest.raises(ValueError, match=r"episode 0 of .*data has no array 'proprio'"):
         windows.proprio([0])
     with pytest.raises(IndexError, match="no window 108, only 0 to 107"):
@@ -138,5 +142,23 @@ def test_mistakes_name_file_and_episode(store: EpisodeStore, tmp_path: Path, mak
     whole = (store.path / "episodes/000000.safetensors").read_bytes()
     store[0]  # its header is known
     (store.path / "episodes/000000.safetensors").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match="000000.safetensors is cut short"):
-        windows.frames([8])
+    for reader in (windows, unmapped):
+        with pytest.raises(ValueError, match="000000.safetensors is cut short"):
+            reader.frames([8])
+
+
+def test_maps_stay_in_their_process_and_their_number_is_limited(
+    store: EpisodeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pickled map would be the whole episode, sent to every worker."""
+    windows = Windows(store, range(12), steps=4)
+    fresh = len(pickle.dumps(windows))
+    monkeypatch.setattr("worldmodel.data.windows._MAPS", 5)
+    whole = windows.frames(range(len(windows)))
+    windows.actions(range(len(windows)))
+    assert 0 < len(windows._maps) <= 5
+    sent = pickle.dumps(windows)
+    assert len(sent) < fresh + 12 * 2000  # the headers of 12 episodes, not their 480 KB
+    np.testing.assert_array_equal(pickle.loads(sent).frames(range(len(windows))), whole)
+    with pytest.raises(ValueError, match="read-only"):
+        windows._maps[11][0] = 0
