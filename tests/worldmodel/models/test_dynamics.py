@@ -88,13 +88,13 @@ def test_rollouts_compute_the_context_once_and_new_steps_only(name: str, m: int)
     config = dataclasses.replace(CONFIGS[name], context=m + 4)
     dynamics = make(config, tokens=5)
     runs: list[tuple[int, int]] = []
-    run = dynamics._run
+    run = dynamics._through
 
     def counted(tokens: Tensor, actions: Tensor, memory: Memory | None = None) -> Any:
         runs.append((tokens.shape[0], tokens.shape[1]))
         return run(tokens, actions, memory)
 
-    dynamics._run = counted
+    dynamics._through = counted
     with torch.no_grad():
         dynamics.rollout(torch.randn(2, m, 5, 4), torch.randn(2, m - 1, 2, 3), torch.randn(2, 6, 4, 2, 3))
     # The shared context for 2 environments, then one step at a time for 12 candidates.
@@ -104,13 +104,13 @@ def test_rollouts_compute_the_context_once_and_new_steps_only(name: str, m: int)
 def test_a_sliding_window_computes_again_what_remains_of_the_context_once_per_environment() -> None:
     dynamics = make(dataclasses.replace(CONFIGS["adaln"], context=3))
     runs: list[tuple[int, int]] = []
-    run = dynamics._run
+    run = dynamics._through
 
     def counted(tokens: Tensor, actions: Tensor, memory: Memory | None = None) -> Any:
         runs.append((tokens.shape[0], tokens.shape[1]))
         return run(tokens, actions, memory)
 
-    dynamics._run = counted
+    dynamics._through = counted
     with torch.no_grad():
         dynamics.rollout(torch.randn(2, 3, 1, 4), torch.randn(2, 2, 2, 3), torch.randn(2, 5, 4, 2, 3))
     assert runs == [(2, 2), (10, 1), (2, 1), (10, 2), (10, 3), (10, 3)]

@@ -143,16 +143,18 @@ class CausalDynamics(Dynamics):
 
     def forward(self, tokens: Tensor, actions: Tensor) -> Tensor:
         extra = tokens.shape[1] - self.context
-        predicted, _ = self._run(tokens[:, : self.context], actions[:, : self.context])
+        x, _ = self._through(tokens[:, : self.context], actions[:, : self.context])
+        predicted = self._predicted(x, tokens)
         if extra <= 0:
             return predicted
         # Every later row has a window of its own.
         windows = [slice(first, first + self.context) for first in range(1, extra + 1)]
-        later, _ = self._run(
+        x, _ = self._through(
             torch.cat([tokens[:, window] for window in windows]),
             torch.cat([actions[:, window] for window in windows]),
         )
-        return torch.cat([predicted, later[:, -1].unflatten(0, (extra, -1)).transpose(0, 1)], dim=1)
+        later = self._predicted(x[:, -1:], tokens)[:, 0].unflatten(0, (extra, -1)).transpose(0, 1)
+        return torch.cat([predicted, later], dim=1)
 
     def _rollout(self, context: Tensor, past_actions: Tensor, plans: Tensor) -> Tensor:
         """The last step of the context is the first of each candidate's own: its action is the candidate's."""
@@ -168,19 +170,25 @@ class CausalDynamics(Dynamics):
                 memory = self._remember(context[:, dropped:-1], past_actions[:, dropped:])
                 first = max(0, dropped - last)
             new = slice(first, step + 1)
-            predicted, memory = self._run(torch.stack(own[new], dim=1), actions[:, new], memory)
-            own.append(predicted[:, -1])
+            x, memory = self._through(torch.stack(own[new], dim=1), actions[:, new], memory)
+            own.append(self._predicted(x[:, -1:], context)[:, 0])
         return torch.stack(own[1:], dim=1).unflatten(0, (envs, candidates))
 
     def _remember(self, context: Tensor, actions: Tensor) -> Memory | None:
         """Keys and values of the context, for all candidates."""
         if not context.shape[1]:
             return None
-        _, memory = self._run(context, actions)
+        _, memory = self._through(context, actions)
         return Memory(memory.steps, shared=memory.own)
 
-    def _run(self, tokens: Tensor, actions: Tensor, memory: Memory | None = None) -> tuple[Tensor, Memory]:
-        """Predictions ``(B, T, N, Z)`` from new steps after the remembered ones, and the memory that has both."""
+    def _predicted(self, x: Tensor, tokens: Tensor) -> Tensor:
+        """Latents of ``x (B, T, G, D)``, in the type of the tokens that came in also under autocast."""
+        return self.read(self.norm(x)).to(tokens.dtype)
+
+    def _through(
+        self, tokens: Tensor, actions: Tensor, memory: Memory | None = None
+    ) -> tuple[Tensor, Memory]:
+        """New steps through the blocks, ``(B, T, G, D)``, after the remembered ones; and the memory that has both."""
         memory = memory or Memory(0)
         new = tokens.shape[1]
         x, condition = self.embed(tokens, actions)
@@ -197,7 +205,7 @@ class CausalDynamics(Dynamics):
             else:
                 x, kept = block(*given)
             own.append(kept)
-        return self.read(self.norm(x)).to(tokens.dtype), Memory(memory.steps + new, memory.shared, own)
+        return x, Memory(memory.steps + new, memory.shared, own)
 
     def _turn(self, start: int, new: int) -> Turn | None:
         """How queries and keys of ``new`` steps from position ``start`` on turn."""
