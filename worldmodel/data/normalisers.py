@@ -144,6 +144,7 @@ def load_or_compute(
         return _read(path, about)
     found = compute(store, positions, names)
     arrays = {name: vars(statistics) for name, statistics in found.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {"format_version": FORMAT_VERSION, **about, "arrays": arrays})
     return found
 
