@@ -63,7 +63,7 @@ def decoder_of(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = PixelDecoder(config.network, latents.shape[1], latents.shape[2], list(frames.shape[1:]))
-    objective = PixelDecoding(network, frames).to(device)
+    objective = PixelDecoding(network, latents, frames).to(device)
     order = KeyedOrder(len(frames), seed)
 
     def draw(step: int) -> Batch:

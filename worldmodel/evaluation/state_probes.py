@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,10 @@ from torch.nn import functional as F
 from worldmodel.evaluation.linear_maps import fit_linear_map
 from worldmodel.evaluation.scores import regression
 from worldmodel.evaluation.trajectories import Trajectory, flat
-from worldmodel.seeding import keyed_torch_generator
+from worldmodel.seeding import KeyedOrder
+
+#: How often in its training an MLP probe is looked at.
+MOMENTS = 20
 
 
 @dataclass
@@ -28,8 +31,8 @@ class MLPProbeConfig:
     lrs: list[float] = field(default_factory=lambda: [0.003, 0.0005])
     #: Weight decays that are tried.
     weight_decays: list[float] = field(default_factory=lambda: [0.0, 0.1])
-    #: Passes over the training rows, at most; the best one on the rows set apart is taken.
-    epochs: int = 40
+    #: Training steps; the best of 20 moments, on the rows set apart, is taken.
+    steps: int = 1500
     #: Rows per step.
     batch_size: int = 256
 
@@ -142,31 +145,32 @@ def _mlp_answers(
     x, test = (x - mean) / scale, (test - mean) / scale
     best, answer, chosen = float("inf"), torch.zeros(len(test), y.shape[1]), {}
     for lr, decay in itertools.product(config.lrs, config.weight_decays):
-        for epoch, probe in _train(x[~select], y[~select], lr, decay, config, seed):
+        for step, probe in _train(x[~select], y[~select], lr, decay, config, seed):
             with torch.inference_mode():
-                error = (
-                    float(F.mse_loss(probe(x[select]), y[select])) if bool(select.any()) else -float(epoch)
-                )
+                error = float(F.mse_loss(probe(x[select]), y[select])) if bool(select.any()) else -float(step)
                 if error < best:
                     best, answer = error, probe(test).clone()
-                    chosen = {"lr": lr, "weight_decay": decay, "epochs": epoch + 1}
+                    chosen = {"lr": lr, "weight_decay": decay, "steps": step}
     return answer, chosen
 
 
-def _train(x: Tensor, y: Tensor, lr: float, decay: float, config: MLPProbeConfig, seed: int) -> Any:
-    """Yields ``(epoch, probe)`` after each epoch."""
+def _train(
+    x: Tensor, y: Tensor, lr: float, decay: float, config: MLPProbeConfig, seed: int
+) -> Iterator[tuple[int, nn.Module]]:
+    """Yields ``(steps done, probe)`` at 20 moments of the training."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         probe = nn.Sequential(
             nn.Linear(x.shape[1], config.hidden), nn.GELU(), nn.Linear(config.hidden, y.shape[1])
         )
     optimizer = torch.optim.AdamW(probe.parameters(), lr=lr, weight_decay=decay)
-    for epoch in range(config.epochs):
-        order = torch.randperm(len(x), generator=keyed_torch_generator("state probe", seed, epoch))
+    order = KeyedOrder(len(x), seed)
+    for step in range(config.steps):
         for group in optimizer.param_groups:
-            group["lr"] = lr * (1 - epoch / config.epochs)
-        for rows in order.split(config.batch_size):
-            optimizer.zero_grad()
-            F.mse_loss(probe(x[rows]), y[rows]).backward()
-            optimizer.step()
-        yield epoch, probe
+            group["lr"] = lr * (1 - step / config.steps)
+        rows = [order[i] for i in range(step * config.batch_size, (step + 1) * config.batch_size)]
+        optimizer.zero_grad()
+        F.mse_loss(probe(x[rows]), y[rows]).backward()
+        optimizer.step()
+        if (step + 1) % max(1, config.steps // MOMENTS) == 0 or step + 1 == config.steps:
+            yield step + 1, probe

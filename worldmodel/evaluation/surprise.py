@@ -49,16 +49,16 @@ class FreeMotion:
 
     @classmethod
     def fit(cls, episodes: Sequence[Trajectory], dims: Sequence[int]) -> FreeMotion:
-        """Least squares in which steps that do not fit, those at obstacles, are left out in five rounds."""
+        """Least squares of the half of all steps that fits best, found in rounds: steps at obstacles are left out."""
         chosen = list(dims)
         places = [e.states[:, chosen] for e in episodes if e.states is not None]
         moved = np.concatenate([np.diff(p, axis=0) for p in places])
         actions = np.concatenate([_row(e.actions.double().numpy()) for e in episodes])
         keep = np.ones(len(moved), dtype=bool)
-        for _ in range(5):
+        for _ in range(10):
             matrix = np.linalg.lstsq(actions[keep], moved[keep], rcond=None)[0]
             error = np.square(moved - actions @ matrix).sum(axis=1)
-            keep = error <= np.quantile(error, 0.7)
+            keep = error <= np.quantile(error, 0.5)
         spread = np.square(moved[keep] - moved[keep].mean(axis=0)).sum()
         every = np.concatenate(places)
         explained = 1 - float(error[keep].sum() / max(spread, 1e-30))

@@ -35,6 +35,8 @@ class PixelDecoder(nn.Module):
     """
 
     mean_frame: Tensor
+    latent_mean: Tensor
+    latent_scale: Tensor
 
     def __init__(self, config: PixelDecoderConfig, tokens: int, width: int, frame_shape: list[int]) -> None:
         super().__init__()
@@ -45,7 +47,6 @@ class PixelDecoder(nn.Module):
             doublings += 1
         self.rows, self.columns = (max(1, -(-side // 2**doublings)) for side in (height, columns))
         cells = self.rows * self.columns
-        self.normalise = nn.LayerNorm(width)
         self.whole = nn.Linear(width, cells * config.width)
         self.parts = nn.Linear(width, config.width)
         self.mix = nn.Parameter(torch.randn(cells, tokens) / tokens**0.5)
@@ -61,15 +62,19 @@ class PixelDecoder(nn.Module):
         nn.init.zeros_(self.pixels.weight)  # begins with the mean frame
         nn.init.zeros_(self.pixels.bias if self.pixels.bias is not None else torch.empty(0))
         self.register_buffer("mean_frame", torch.full(tuple(frame_shape), 0.5))
+        self.register_buffer("latent_mean", torch.zeros(width))
+        self.register_buffer("latent_scale", torch.ones(()))
 
     @torch.no_grad()
-    def set_statistics(self, frames: Tensor) -> None:
-        """Take the mean frame from a sample ``(L, C, H, W)`` uint8 of training data."""
+    def set_statistics(self, latents: Tensor, frames: Tensor) -> None:
+        """Take means and scale from training data: latents ``(L, N, Z)`` and frames ``(L, C, H, W)`` uint8."""
         self.mean_frame.copy_(frames.float().mean(dim=0) / 255)
+        self.latent_mean.copy_(latents.mean(dim=(0, 1)))
+        self.latent_scale.copy_((latents - latents.mean(dim=(0, 1))).std().clamp_min(1e-6))
 
     def forward(self, latents: Tensor) -> Tensor:
         """Latents ``(L, N, Z)`` to pixels ``(L, C, H, W)``, of which 0 to 1 are shown."""
-        tokens = self.normalise(latents.float())
+        tokens = (latents.float() - self.latent_mean) / self.latent_scale
         cells = self.whole(tokens.mean(dim=1)).unflatten(1, (self.rows * self.columns, -1))
         cells = cells + torch.einsum("gn,lnw->lgw", self.mix, self.parts(tokens))
         grown = self.grow(cells.transpose(1, 2).unflatten(2, (self.rows, self.columns)))

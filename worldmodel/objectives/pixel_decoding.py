@@ -19,11 +19,11 @@ class PixelDecoding(Objective):
 
     weight: Tensor
 
-    def __init__(self, decoder: PixelDecoder, sample: Tensor) -> None:
-        """``sample (L, C, H, W)`` uint8: training frames, for the mean frame and the weights."""
+    def __init__(self, decoder: PixelDecoder, latents: Tensor, sample: Tensor) -> None:
+        """``latents (L, N, Z)`` and ``sample (L, C, H, W)`` uint8: training data, for statistics and weights."""
         super().__init__()
         self.decoder = decoder
-        decoder.set_statistics(sample)
+        decoder.set_statistics(latents, sample)
         spread = (sample.float() / 255).std(dim=0).mean(dim=0, keepdim=True)
         # At least a tenth of the mean, so that what never moved is still drawn as it is.
         spread = spread / spread.mean().clamp_min(1e-6) + 0.1

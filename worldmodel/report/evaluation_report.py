@@ -158,7 +158,6 @@ def _pictures(results: Mapping[str, Any], arrays: Arrays) -> dict[str, bytes]:
 def _page(results: Mapping[str, Any], arrays: Arrays) -> str:
     trained = results["models"]["trained"]
     sections = [
-        section("In numbers", *[remark(note) for note in results["notes"]], figures_table(results)),
         section(
             "Imagined beside true",
             p(_ROLLOUT.format(context=_frames(results["context"]))),
@@ -167,14 +166,13 @@ def _page(results: Mapping[str, Any], arrays: Arrays) -> str:
         section(
             "How far imagination drifts",
             p(_OPEN_LOOP),
-            themed(
-                lambda t: figures.open_loop_picture(trained["open_loop"], t), "open-loop error over steps"
-            ),
+            _narrow(themed(lambda t: figures.open_loop_picture(trained["open_loop"], t), "error over steps")),
         ),
         section("What the latent knows of the state", p(_PROBES), _probes(trained, arrays)),
         section("Does the cost tell the distance?", p(_COST), _cost(results, arrays)),
         section("What surprises it", p(_SURPRISE), _surprise(results, arrays)),
         section("Does it listen to actions?", p(_ACTIONS), _actions(trained)),
+        section("All figures", figures_table(results)),
     ]
     name = Path(results["model"])
     shown = name.parent.name if name.name == "model" else name.name
@@ -182,7 +180,8 @@ def _page(results: Mapping[str, Any], arrays: Arrays) -> str:
         f"Measured on {results['held_out']} held-out episodes of {results['env_id'] or results['data']}; probes and "
         f"baselines are fitted to {results['train']} others. Intervals are 95%, by resampling episodes."
     )
-    return page(f"World model: {shown}", lede, *sections)
+    notes = [div("gap", *[remark(note) for note in results["notes"]])] if results["notes"] else []
+    return page(f"World model: {shown}", lede, *notes, *sections)
 
 
 def figures_table(results: Mapping[str, Any]) -> Html:
@@ -191,6 +190,10 @@ def figures_table(results: Mapping[str, Any]) -> Html:
     names = {"trained": "This model", "untrained": "Untrained control"}
     rows = [[what, *cells, note] for what, cells, note in rows_of(results)]
     return table(["", *[names.get(m, m) for m in models], "Beside it"], rows)
+
+
+def _narrow(picture: Html) -> Html:
+    return el("div", {"style": "max-width: 760px"}, picture)
 
 
 def _frames(count: int) -> str:
@@ -283,7 +286,7 @@ def _surprise(results: Mapping[str, Any], arrays: Arrays) -> Html:
         models = results["models"]
         parts += [
             themed(lambda t: figures.trace_picture(trained, arrays, t), "surprise around events"),
-            themed(lambda t: figures.auroc_picture(models, t), "AUROC of each event"),
+            _narrow(themed(lambda t: figures.auroc_picture(models, t), "AUROC of each event")),
             attempt("examples", lambda: _examples(found["events"], arrays)),
         ]
     return join(parts)
