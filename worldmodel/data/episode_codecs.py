@@ -156,7 +156,8 @@ def encode_video(path: Path, parts: Iterable[np.ndarray], fps: float, crf: int =
     from av.video.frame import PictureType
 
     count = 0
-    with av.open(str(path), "w", format="mp4") as container:
+    # An absolute path: FFmpeg would take what stands before a colon for a protocol.
+    with av.open(str(path.absolute()), "w", format="mp4") as container:
         stream = None
         for part in parts:
             for number, frame in enumerate(part):
