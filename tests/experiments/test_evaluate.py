@@ -86,7 +86,10 @@ def test_everything_is_measured_and_shown(
     assert "2 world models compared" in both and "second" in both
 
 
-def test_the_same_figures_come_out_twice(trained: Path, tmp_path: Path) -> None:
+def test_the_same_figures_come_out_twice(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.evaluate.write_evaluation_report", lambda path: path)
     assert evaluate(trained, tmp_path / "a") == evaluate(trained, tmp_path / "b")
 
 

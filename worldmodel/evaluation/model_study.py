@@ -109,15 +109,20 @@ def rows_of(results: Mapping[str, Any]) -> list[tuple[str, list[str], str]]:
     first = models[0]
     rows: list[tuple[str, list[str], str]] = []
     for h, at in first["open_loop"]["at"].items():
+        unit = "step" if h == "1" else "steps"
         rows.append(
             (
-                f"open-loop error, {h} {'step' if h == '1' else 'steps'}",
+                f"open-loop error, {h} {unit}",
                 [f"{m['open_loop']['at'][h]['model']:.3f}" for m in models],
                 ", ".join(f"{name.replace('_', ' ')} {at[name]:.3f}" for name in BASELINES),
             )
         )
         rows.append(
-            ("  of copy last", [_value(m["open_loop"]["at"][h]["ratio"]["copy_last"]) for m in models], "1")
+            (
+                f"  over that of copy last, {h} {unit}",
+                [_value(m["open_loop"]["at"][h]["ratio"]["copy_last"]) for m in models],
+                "1",
+            )
         )
     for kind in first.get("probes", {}):
         for target in first["probes"][kind]["targets"]:

@@ -73,14 +73,15 @@ def plannability(
         ``cost``, its quartiles. And arrays for pictures: ``true``, ``cost`` and ``within`` of some pairs.
 
     Raises:
-        ValueError: There are no states, fewer than two episodes, or a distance is not finite.
+        ValueError: There are no states, or a distance is not finite.
     """
     if any(episode.states is None for episode in episodes):
         raise ValueError("the data have no states, which the true distance needs")
     lengths = [len(episode.latents) for episode in episodes]
     if model is not None and max(lengths) <= horizon + 1:
         raise ValueError(f"no held-out episode has more than {horizon} steps")
-    chosen = np.concatenate([sample_pairs(lengths, pairs, kind, seed) for kind in (True, False)])
+    kinds = (True, False) if len(lengths) > 1 else (True,)  # one episode has no others
+    chosen = np.concatenate([sample_pairs(lengths, pairs, kind, seed) for kind in kinds])
     if model is not None:
         chosen = chosen[chosen[:, 1] >= horizon]  # the imagined moment has a true one so many steps before
     states = [episode.states for episode in episodes if episode.states is not None]

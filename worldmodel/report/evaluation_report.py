@@ -23,6 +23,8 @@ _COLUMNS = 9
 _GAP = 4  # pixels between panels
 
 Arrays = Mapping[str, np.ndarray]
+#: A picture by the name of its file, with what it shows in words.
+Shown = Callable[[str, str], Html]
 
 
 def is_evaluation(path: str | Path) -> bool:
@@ -131,31 +133,45 @@ def write_evaluation_report(path: str | Path) -> Path:
             arrays = {name: stored[name] for name in stored.files}
     except Exception as error:  # zipfile, zlib and NumPy have errors of their own for a damaged file
         raise ValueError(f"{root}/arrays.npz is missing or damaged ({error}); evaluate again") from error
-    for name, content in _pictures(results, arrays).items():
+    drawings = _drawings(results, arrays)
+    pictures = {name: draw(LIGHT) for name, draw in drawings.items()}
+    for name, content in {**pictures, **_rollout_files(arrays)}.items():
         write_bytes(root / name, content)
+
+    def shown(name: str, alt: str) -> Html:
+        """A picture in both themes; the light one is drawn already."""
+        return themed(lambda theme: pictures[name] if theme is LIGHT else drawings[name](theme), alt)
+
     file = root / "report.html"
-    write_bytes(file, _page(results, arrays).encode())
+    write_bytes(file, _page(results, arrays, shown).encode())
     return file
 
 
-def _pictures(results: Mapping[str, Any], arrays: Arrays) -> dict[str, bytes]:
+def _drawings(results: Mapping[str, Any], arrays: Arrays) -> dict[str, Callable[[Theme], bytes]]:
+    """The figures, by the names of their files."""
     trained = results["models"]["trained"]
-    found = {"open_loop.png": figures.open_loop_picture(trained["open_loop"], LIGHT)}
+    found: dict[str, Callable[[Theme], bytes]] = {
+        "open_loop.png": lambda theme: figures.open_loop_picture(trained["open_loop"], theme)
+    }
     if "probes" in trained:
-        found["probes.png"] = figures.probe_picture(trained, arrays, LIGHT)
+        found["probes.png"] = lambda theme: figures.probe_picture(trained, arrays, theme)
     if "plannability" in trained:
-        found["plannability.png"] = figures.cost_picture(results, arrays, LIGHT)
+        found["plannability.png"] = lambda theme: figures.cost_picture(results, arrays, theme)
     if trained.get("surprise", {}).get("events"):
-        found["surprise.png"] = figures.trace_picture(trained, arrays, LIGHT)
-        found["surprise_auroc.png"] = figures.auroc_picture(results["models"], LIGHT)
-    if "rollout.true" in arrays:
-        found["rollouts.png"] = encode_png(rollout_strip(arrays))
-        moving = rollout_video(arrays)
-        found["rollouts.mp4"] = encode_mp4(moving, fps=5, side=moving.shape[-1], hold=5)
+        found["surprise.png"] = lambda theme: figures.trace_picture(trained, arrays, theme)
+        found["surprise_auroc.png"] = lambda theme: figures.auroc_picture(results["models"], theme)
     return found
 
 
-def _page(results: Mapping[str, Any], arrays: Arrays) -> str:
+def _rollout_files(arrays: Arrays) -> dict[str, bytes]:
+    if "rollout.true" not in arrays:
+        return {}
+    moving = rollout_video(arrays)
+    video = encode_mp4(moving, fps=5, side=moving.shape[-1], hold=5)
+    return {"rollouts.png": encode_png(rollout_strip(arrays)), "rollouts.mp4": video}
+
+
+def _page(results: Mapping[str, Any], arrays: Arrays, shown: Shown) -> str:
     trained = results["models"]["trained"]
     sections = [
         section(
@@ -166,22 +182,22 @@ def _page(results: Mapping[str, Any], arrays: Arrays) -> str:
         section(
             "How far imagination drifts",
             p(_OPEN_LOOP),
-            _narrow(themed(lambda t: figures.open_loop_picture(trained["open_loop"], t), "error over steps")),
+            _narrow(shown("open_loop.png", "error over steps")),
         ),
-        section("What the latent knows of the state", p(_PROBES), _probes(trained, arrays)),
-        section("Does the cost tell the distance?", p(_COST), _cost(results, arrays)),
-        section("What surprises it", p(_SURPRISE), _surprise(results, arrays)),
+        section("What the latent knows of the state", p(_PROBES), _probes(trained, shown)),
+        section("Does the cost tell the distance?", p(_COST), _cost(results, shown)),
+        section("What surprises it", p(_SURPRISE), _surprise(results, arrays, shown)),
         section("Does it listen to actions?", p(_ACTIONS), _actions(trained)),
         section("All figures", figures_table(results)),
     ]
     name = Path(results["model"])
-    shown = name.parent.name if name.name == "model" else name.name
+    called = name.parent.name if name.name == "model" else name.name
     lede = (
         f"Measured on {results['held_out']} held-out episodes of {results['env_id'] or results['data']}; probes and "
         f"baselines are fitted to {results['train']} others. Intervals are 95%, by resampling episodes."
     )
     notes = [div("gap", *[remark(note) for note in results["notes"]])] if results["notes"] else []
-    return page(f"World model: {shown}", lede, *notes, *sections)
+    return page(f"World model: {called}", lede, *notes, *sections)
 
 
 def figures_table(results: Mapping[str, Any]) -> Html:
@@ -251,42 +267,37 @@ def rollout_strip(arrays: Arrays) -> np.ndarray:
     return np.concatenate(rows)
 
 
-def _probes(trained: Mapping[str, Any], arrays: Arrays) -> Html:
+def _probes(trained: Mapping[str, Any], shown: Shown) -> Html:
     if "probes" not in trained:
         return remark("Left out: the data have no states.")
-    parts = [
-        themed(
-            lambda t: figures.probe_picture(trained, arrays, t), "what a linear probe reads, and the truth"
-        )
-    ]
+    parts = [shown("probes.png", "what a linear probe reads, and the truth")]
     count = len(trained["probes"]["linear"]["targets"])
     if count > figures._SHOWN_TARGETS:
         parts.append(remark(f"The first {figures._SHOWN_TARGETS} of {count} are drawn; the table has all."))
     return join(parts)
 
 
-def _cost(results: Mapping[str, Any], arrays: Arrays) -> Html:
+def _cost(results: Mapping[str, Any], shown: Shown) -> Html:
     if "plannability" not in results["models"]["trained"]:
         return remark("Left out: the true distance is not known.")
     bins = results["models"]["trained"]["plannability"]["all"]["bins"]
     rows = [[f"{b['low']:.2f} to {b['high']:.2f}", f"{b['pairs']:,}", f"{b['rho']:.2f}"] for b in bins]
     return join(
         [
-            themed(lambda t: figures.cost_picture(results, arrays, t), "latent cost against true distance"),
+            shown("plannability.png", "latent cost against true distance"),
             table([results["distance"].capitalize(), "Pairs", "ρ among them"], rows),
         ]
     )
 
 
-def _surprise(results: Mapping[str, Any], arrays: Arrays) -> Html:
+def _surprise(results: Mapping[str, Any], arrays: Arrays, shown: Shown) -> Html:
     trained = results["models"]["trained"]
     found = trained.get("surprise", {"events": {}, "unavailable": {"all events": "not asked for"}})
     parts = [remark(f"Not available: {event}; {why}.") for event, why in found["unavailable"].items()]
     if found["events"]:
-        models = results["models"]
         parts += [
-            themed(lambda t: figures.trace_picture(trained, arrays, t), "surprise around events"),
-            _narrow(themed(lambda t: figures.auroc_picture(models, t), "AUROC of each event")),
+            shown("surprise.png", "surprise around events"),
+            _narrow(shown("surprise_auroc.png", "AUROC of each event")),
             attempt("examples", lambda: _examples(found["events"], arrays)),
         ]
     return join(parts)

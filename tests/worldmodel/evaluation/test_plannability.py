@@ -72,6 +72,11 @@ def test_pairs_are_of_two_moments_and_the_same_for_every_model() -> None:
         sample_pairs([5], 10, False, 0)
 
 
+def test_a_single_episode_has_no_interval_and_no_other_episode() -> None:
+    found, _ = plannability(episodes(1), DISTANCE, pairs=50)
+    assert set(found) == {"within", "all"} and found["all"]["interval"] is None
+
+
 def test_data_without_states_are_refused() -> None:
     data = [dataclasses.replace(e, states=None) for e in episodes(3)]
     with pytest.raises(ValueError, match="no states"):
