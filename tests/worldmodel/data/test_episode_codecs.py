@@ -82,7 +82,9 @@ def test_a_video_has_the_keyframes_that_were_asked_for_and_no_b_frames(tmp_path:
     np.testing.assert_array_equal(copy[0:1], first)
 
 
-def test_a_relative_path_with_a_colon_is_not_a_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_path_with_a_colon_is_not_a_protocol(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert make_store(Path("mp4:18:4"), 1, "mp4")[0]["frames"][1:3].shape == (2, 3, 32, 48)
 

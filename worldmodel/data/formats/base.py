@@ -124,6 +124,11 @@ def assemble(
     for name, array in others.items():
         if len(array) != len(frames):
             raise FormatError(f"{where} has {len(frames)} frames and {len(array)} rows of {name}")
+    proprio = others.get("proprio")
+    if proprio is not None and not np.isfinite(proprio).all():
+        raise FormatError(
+            f"proprio of {where} is not finite in row {int(np.argwhere(~np.isfinite(proprio))[0][0])}"
+        )
     shown, done = align(where, len(frames), len(actions), shift)
     chosen = np.ascontiguousarray(actions[done], dtype=np.float32)
     if not np.isfinite(chosen).all():

@@ -12,6 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from worldmodel.data.episodes import EpisodeStore
 from worldmodel.data.formats.base import (
     Bounds,
     Described,
@@ -21,18 +22,18 @@ from worldmodel.data.formats.base import (
     assemble,
     choose,
     make_meta,
-    own_meta,
     rows_of,
 )
 from worldmodel.data.formats.hdf5_items import (
     META,
-    Growing,
+    StagedFile,
     attribute,
     is_pictures,
     numbers,
     open_file,
     pictures,
     require_raw,
+    whole,
 )
 
 #: Our names and those of the columns.
@@ -108,52 +109,35 @@ class _Reader:
         return assemble(where, frames, actions, others, self.meta, self.options.action_shift)
 
 
-class _Writer:
-    def __init__(self, path: Path, meta: dict[str, Any], mode: str) -> None:
-        self.growing = Growing(path, own_meta(meta), mode)
-
-    def wants(self, index: int) -> bool:
-        return self.growing.wants(index)
-
-    def write(self, index: int, episode: Episode) -> None:
-        file = self.growing.file
+def _build(file: h5py.File, store: EpisodeStore) -> None:
+    lengths = store.steps[np.argsort([entry["index"] for entry in store.entries])] + 1
+    file["ep_len"], file["ep_offset"] = lengths.astype(np.int32), np.cumsum(lengths) - lengths
+    start = 0
+    for number, episode in enumerate(whole(store)):
         actions, others = rows_of(episode)
-        columns = {NAMES["frames"]: np.moveaxis(episode["frames"], 1, -1), NAMES["actions"]: actions}
-        columns |= {NAMES.get(name, name): array for name, array in others.items()}
-        number, offset = int(file.attrs.get("episodes", 0)), int(file.attrs.get("rows", 0))
-        columns |= {"ep_len": np.array([len(actions)], np.int32), "ep_offset": np.array([offset], np.int64)}
-        missing = {name for name in file if name not in columns}
-        if number and (missing or len(file) != len(columns)):
-            different = ", ".join(sorted(missing | (columns.keys() - file.keys())))
-            raise FormatError(f"episode {index} has other arrays than those before it: {different}")
+        columns = {"frames": np.moveaxis(episode["frames"], 1, -1), "actions": actions, **others}
+        columns = {NAMES.get(name, name): array for name, array in columns.items()}
         for name, array in columns.items():
-            self._append(file, name, array, number if name in INDEX else offset)
-        file.attrs["episodes"], file.attrs["rows"] = number + 1, offset + len(actions)
-        self.growing.wrote(index)
-
-    @staticmethod
-    def _append(file: h5py.File, name: str, array: np.ndarray, start: int) -> None:
-        if name not in file:
-            picture = array.ndim == 4
-            file.create_dataset(
-                name,
-                shape=(0, *array.shape[1:]),
-                maxshape=(None, *array.shape[1:]),
-                dtype=array.dtype,
-                chunks=(1 if picture else 1024, *array.shape[1:]),
-                **({"compression": "gzip", "compression_opts": 1} if picture else {}),
+            if number == 0:
+                picture = array.ndim == 4
+                file.create_dataset(
+                    name,
+                    shape=(int(lengths.sum()), *array.shape[1:]),
+                    dtype=array.dtype,
+                    chunks=(1, *array.shape[1:]) if picture else None,
+                    **({"compression": "gzip", "compression_opts": 1} if picture else {}),
+                )
+        different = columns.keys() ^ (file.keys() - set(INDEX))
+        different |= {
+            name for name in columns if name in file and file[name].shape[1:] != columns[name].shape[1:]
+        }
+        if different:
+            raise FormatError(
+                f"episode {number} has another {', '.join(sorted(different))} than those before it"
             )
-        node = file[name]
-        if node.shape[1:] != array.shape[1:]:
-            raise FormatError(f"{name} has rows {array.shape[1:]}, those before it {node.shape[1:]}")
-        node.resize(start + len(array), axis=0)
-        node[start:] = array
-
-    def finish(self) -> None:
-        if not self.growing.whole:
-            for name in ("episodes", "rows"):
-                self.growing.file.attrs.pop(name, None)
-        self.growing.finish()
+        for name, array in columns.items():
+            file[name][start : start + len(array)] = array
+        start += len(actions)
 
 
 def open_reader(path: Path, options: ImportOptions) -> _Reader:
@@ -161,7 +145,7 @@ def open_reader(path: Path, options: ImportOptions) -> _Reader:
     return _Reader(path, options)
 
 
-def open_writer(path: Path, meta: dict[str, Any], mode: str, codecs: dict[str, str]) -> _Writer:
+def open_writer(path: Path, meta: dict[str, Any], mode: str, codecs: dict[str, str]) -> StagedFile:
     """Write a file of columns; pictures are stored without loss."""
     require_raw(codecs)
-    return _Writer(path, meta, mode)
+    return StagedFile(path, meta, mode, _build)

@@ -45,11 +45,19 @@ def convert(
         FormatError: An episode cannot be read or is too short, and ``skip_bad`` is false.
     """
     done = done or Converted()
+    shape: tuple[int, ...] = ()
     for position in range(len(reader)):
         index = reader.index(position)
         if writer.wants(index):
             try:
                 episode = reader.read(position)
+                episode = resized(episode, size) if size else episode
+                shape = shape or episode["frames"].shape[1:]
+                if episode["frames"].shape[1:] != shape:
+                    raise FormatError(
+                        f"frames of episode {index} of {reader.path} are {episode['frames'].shape[1:]}, those before "
+                        f"it {shape}; make them alike with size=SIDE"
+                    )
                 steps = len(episode["actions"])
                 if steps < min_steps:
                     raise FormatError(
@@ -63,7 +71,7 @@ def convert(
                 done.skipped.append(str(error))
                 yield position
                 continue
-            writer.write(index, resized(episode, size) if size else episode)
+            writer.write(index, episode)
             done.episodes, done.frames = done.episodes + 1, done.frames + len(episode["frames"])
         yield position
     writer.finish()

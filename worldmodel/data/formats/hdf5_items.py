@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import glob
 import io
 import json
-import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from worldmodel.data.formats.base import FormatError
+from worldmodel.atomic import write_atomic
+from worldmodel.data.episodes import EpisodeStore, EpisodeWriter
+from worldmodel.data.formats.base import Episode, FormatError, own_meta
 
 META = "worldmodel"  # the attribute with our metadata, as JSON
 
@@ -147,70 +150,73 @@ def leaves(group: h5py.Group, prefix: str = "") -> Iterator[tuple[str, h5py.Data
             yield f"{prefix}{name}", node
 
 
-class Growing:
-    """An HDF5 file in the making: ``NAME.partial`` until it is whole, so that the name never stands for half a file.
+class StagedFile:
+    """Makes an HDF5 file: episodes are collected in an episode store, ``NAME.partial``, and put into the file at the end.
 
-    Each episode is flushed. A killed writer's partial file is gone on with if it can be read, else begun anew: HDF5
-    has no journal.
+    HDF5 has no journal: a file that a killed writer was growing may open and hold wrong numbers. The store cannot, so
+    an interrupted conversion goes on from it, and the file's name never stands for anything but the whole. For a while
+    this takes the disk space of the raw frames too.
+
+    Args:
+        path: The file.
+        meta: Metadata of all episodes, which become an attribute of the file.
+        mode: ``resume`` or ``create``.
+        build: Fills the file with the episodes.
 
     Raises:
         FileExistsError: The file is there, with other metadata or ``mode="create"``.
     """
 
-    def __init__(self, path: Path, meta: dict[str, Any], mode: str) -> None:
-        self.path, self.partial = path, path.with_name(path.name + ".partial")
-        self.meta = json.loads(json.dumps(meta))
-        self.whole = False
-        if path.exists():
-            with open_file(path) as file:
-                same = attribute(path, file, META) == self.meta
-            if mode == "create" or not same:
-                raise FileExistsError(f"{path} is there already; remove it, or choose another path")
-            self.whole = True
+    def __init__(
+        self, path: Path, meta: dict[str, Any], mode: str, build: Callable[[h5py.File, EpisodeStore], None]
+    ) -> None:
+        self.path, self.staged, self.build = path, path.with_name(path.name + ".partial"), build
+        self.meta = json.loads(json.dumps(own_meta(meta)))
+        self._writer: EpisodeWriter | None = None
+        if not path.exists():
+            self._writer = EpisodeWriter(self.staged, self.meta)
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = self._open()
-
-    def _open(self) -> h5py.File:
-        if self.partial.exists():
-            try:
-                file = h5py.File(self.partial, "r+")
-                if attribute(self.partial, file, META) == self.meta and "next" in file.attrs:
-                    return file
-                file.close()
-            except (OSError, FormatError, KeyError, RuntimeError):
-                pass
-        file = h5py.File(self.partial, "w")
-        file.attrs[META] = json.dumps(self.meta)
-        file.attrs["next"] = 0
-        return file
+        with open_file(path) as file:
+            same = attribute(path, file, META) == self.meta
+        if mode == "create" or not same:
+            raise FileExistsError(f"{path} is there already; remove it, or choose another path")
 
     def wants(self, index: int) -> bool:
         """Whether episode ``index`` is still to be written."""
-        return not self.whole and index >= int(self.file.attrs["next"])
+        return self._writer is not None and index not in self._writer.indices
 
-    def wrote(self, index: int) -> None:
-        """Note that an episode is whole, and flush it."""
-        self.file.flush()
-        self.file.attrs["next"] = index + 1
-        self.file.flush()
+    def write(self, index: int, episode: Episode) -> None:
+        """Add an episode."""
+        assert self._writer is not None
+        self._writer.write(index, episode)
 
     def finish(self) -> None:
-        """Give the file its name."""
-        if self.whole:
+        """Make the file, if it is not there."""
+        if self._writer is None:
             return
-        del self.file.attrs["next"]
-        self.file.close()
-        with open(self.partial, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(self.partial, self.path)
-        self.whole = True
+        if not self._writer.entries:
+            raise FormatError(f"{self.path} would hold no episode")
+        for left in self.path.parent.glob(f".{glob.escape(self.path.name)}.*.tmp"):
+            left.unlink()
+
+        def write(temporary: Path) -> None:
+            with h5py.File(temporary, "w", track_order=True) as file:
+                file.attrs[META] = json.dumps(self.meta)
+                self.build(file, EpisodeStore(self.staged))
+
+        write_atomic(self.path, write)
+        self._writer = None
+        shutil.rmtree(self.staged)
+
+
+def whole(store: EpisodeStore) -> Iterator[Episode]:
+    """The episodes of a store, in the order of their numbers."""
+    for position in np.argsort([entry["index"] for entry in store.entries]):
+        yield {name: array[:] for name, array in store[int(position)].items()}
 
 
 def put(group: h5py.Group, name: str, array: np.ndarray) -> None:
-    """Write a dataset: pictures compressed, a chunk each; one that an interrupted write left is replaced."""
-    if name in group:
-        del group[name]
+    """Write a dataset: pictures compressed, a chunk each."""
     if array.ndim == 4:
         group.create_dataset(
             name, data=array, chunks=(1, *array.shape[1:]), compression="gzip", compression_opts=1

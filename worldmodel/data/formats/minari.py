@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 
 from worldmodel.atomic import read_json, write_json
+from worldmodel.data.episodes import EpisodeStore
 from worldmodel.data.formats.base import (
     Bounds,
     Described,
@@ -24,11 +25,10 @@ from worldmodel.data.formats.base import (
     assemble,
     choose,
     make_meta,
-    own_meta,
 )
 from worldmodel.data.formats.hdf5_items import (
     META,
-    Growing,
+    StagedFile,
     attribute,
     is_pictures,
     item,
@@ -38,6 +38,7 @@ from worldmodel.data.formats.hdf5_items import (
     pictures,
     put,
     require_raw,
+    whole,
 )
 
 VERSION = "0.5.3"  # whose layout we write
@@ -133,20 +134,8 @@ class _Reader:
         return assemble(where, frames, actions, others, self.meta, self.options.action_shift)
 
 
-class _Writer:
-    def __init__(self, path: Path, meta: dict[str, Any], mode: str) -> None:
-        self.folder, self.meta = path / "data", own_meta(meta)
-        self.growing = Growing(self.folder / "main_data.hdf5", self.meta, mode)
-
-    def wants(self, index: int) -> bool:
-        return self.growing.wants(index)
-
-    def write(self, index: int, episode: Episode) -> None:
-        file = self.growing.file
-        for name in _episodes(file):  # what a killed writer began, or did not come to note
-            if int(file[name].attrs.get("source", index)) >= index:
-                del file[name]
-        number = len(_episodes(file))
+def _build(file: h5py.File, store: EpisodeStore) -> None:
+    for number, episode in enumerate(whole(store)):
         group = file.create_group(f"episode_{number}")
         steps = len(episode["actions"])
         put(group, "observations/frames", np.moveaxis(episode["frames"], 1, -1))
@@ -158,41 +147,33 @@ class _Writer:
         put(group, "rewards", np.zeros(steps))
         put(group, "terminations", np.zeros(steps, bool))
         put(group, "truncations", np.arange(steps) == steps - 1)
-        group.attrs["id"], group.attrs["total_steps"], group.attrs["source"] = number, steps, index
-        self.growing.wrote(index)
+        group.attrs["id"], group.attrs["total_steps"] = number, steps
+    file.flush()
+    _write_metadata(file, store)
 
-    def finish(self) -> None:
-        if not self.growing.whole:
-            file = self.growing.file
-            groups = [file[name] for name in _episodes(file)]
-            if not groups:
-                raise FormatError(f"{self.folder} would hold no episode")
-            observation = {
-                "frames": _box(groups[0]["observations/frames"], 0, 255),
-                **({"proprio": _box(groups[0]["observations/proprio"], -np.inf, np.inf)}
-                   if "proprio" in groups[0]["observations"] else {}),
-            }  # fmt: skip
-            repeat, low, high = (
-                self.meta.get("actions_per_step", 1),
-                self.meta["action_low"],
-                self.meta["action_high"],
-            )
-            action = {"type": "Box", "dtype": "float32", "shape": [len(low) * repeat]}
-            action |= {"low": list(low) * repeat, "high": list(high) * repeat}
-            name = re.sub(r"[^\w-]+", "-", str(self.meta.get("env_id") or "episodes").partition("-v")[0])
-            about = {
-                "total_episodes": len(groups),
-                "total_steps": int(sum(group.attrs["total_steps"] for group in groups)),
-                "data_format": "hdf5",
-                "jpeg_encoding": False,
-                "observation_space": json.dumps({"type": "Dict", "subspaces": observation}),
-                "action_space": json.dumps(action),
-                "dataset_id": f"worldmodel/{name}-v0",
-                "minari_version": VERSION,
-                "dataset_size": round(self.growing.partial.stat().st_size / 1e6, 1),
-            }
-            write_json(self.folder / "metadata.json", about)
-        self.growing.finish()
+
+def _write_metadata(file: h5py.File, store: EpisodeStore) -> None:
+    seen, meta = file["episode_0/observations"], store.meta
+    spaces = {"frames": _box(seen["frames"], 0, 255)}
+    if "proprio" in seen:
+        spaces["proprio"] = _box(seen["proprio"], -np.inf, np.inf)
+    repeat = meta.get("actions_per_step", 1)
+    low, high = list(meta["action_low"]) * repeat, list(meta["action_high"]) * repeat
+    action = {"type": "Box", "dtype": "float32", "shape": [len(low)], "low": low, "high": high}
+    name = re.sub(r"[^\w-]+", "-", str(meta.get("env_id") or "episodes").partition("-v")[0])
+    path = Path(file.filename)
+    about = {
+        "total_episodes": len(store),
+        "total_steps": int(store.steps.sum()),
+        "data_format": "hdf5",
+        "jpeg_encoding": False,
+        "observation_space": json.dumps({"type": "Dict", "subspaces": spaces}),
+        "action_space": json.dumps(action),
+        "dataset_id": f"worldmodel/{name}-v0",
+        "minari_version": VERSION,
+        "dataset_size": round(path.stat().st_size / 1e6, 1),
+    }
+    write_json(path.with_name("metadata.json"), about)
 
 
 def _box(node: h5py.Dataset, low: float, high: float) -> dict[str, Any]:
@@ -206,7 +187,9 @@ def open_reader(path: Path, options: ImportOptions) -> _Reader:
     return _Reader(path, options)
 
 
-def open_writer(path: Path, meta: dict[str, Any], mode: str, codecs: dict[str, str]) -> _Writer:
+def open_writer(path: Path, meta: dict[str, Any], mode: str, codecs: dict[str, str]) -> StagedFile:
     """Write a Minari dataset; pictures are stored without loss."""
     require_raw(codecs)
-    return _Writer(path, meta, mode)
+    if not meta.get("action_low"):
+        raise ValueError(f"the metadata for {path} have no bounds of the actions, which Minari needs")
+    return StagedFile(path / "data" / "main_data.hdf5", meta, mode, _build)

@@ -14,6 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from worldmodel.data.episodes import EpisodeStore
 from worldmodel.data.formats.base import (
     Bounds,
     Described,
@@ -23,12 +24,11 @@ from worldmodel.data.formats.base import (
     assemble,
     choose,
     make_meta,
-    own_meta,
     rows_of,
 )
 from worldmodel.data.formats.hdf5_items import (
     META,
-    Growing,
+    StagedFile,
     attribute,
     is_pictures,
     item,
@@ -38,6 +38,7 @@ from worldmodel.data.formats.hdf5_items import (
     pictures,
     put,
     require_raw,
+    whole,
 )
 
 EXTRA = "worldmodel/"  # the group, in each demo, of our arrays that robomimic has no name for
@@ -124,23 +125,14 @@ class _Reader:
         return assemble(where, frames, actions, others, self.meta, self.options.action_shift)
 
 
-class _Writer:
-    def __init__(self, path: Path, meta: dict[str, Any], mode: str) -> None:
-        self.growing = Growing(path, own_meta(meta), mode)
-        self.env_args = {
-            "env_name": meta.get("env_id", ""), "type": 1, "env_kwargs": {"control_freq": meta.get("fps")}
-        }  # fmt: skip
-
-    def wants(self, index: int) -> bool:
-        return self.growing.wants(index)
-
-    def write(self, index: int, episode: Episode) -> None:
-        data = self.growing.file.require_group("data")
-        data.attrs["env_args"] = json.dumps(self.env_args)
-        for name in _demos(data):  # what a killed writer began, or did not come to note
-            if int(data[name].attrs.get("source", index)) >= index:
-                del data[name]
-        demo = data.create_group(f"demo_{len(_demos(data))}")
+def _build(file: h5py.File, store: EpisodeStore) -> None:
+    data = file.create_group("data")
+    kwargs = {"control_freq": store.meta.get("fps")}
+    args = {"env_name": store.meta.get("env_id", ""), "type": 1, "env_kwargs": kwargs}
+    data.attrs["env_args"] = json.dumps(args)
+    data.attrs["total"] = int((store.steps + 1).sum())
+    for number, episode in enumerate(whole(store)):
+        demo = data.create_group(f"demo_{number}")
         actions, others = rows_of(episode)
         put(demo, "obs/frames", np.moveaxis(episode["frames"], 1, -1))
         if "proprio" in others:
@@ -150,14 +142,7 @@ class _Writer:
         put(demo, "actions", actions)
         put(demo, "rewards", np.zeros(len(actions), np.float32))
         put(demo, "dones", (np.arange(len(actions)) == len(actions) - 1).astype(np.int64))
-        demo.attrs["num_samples"], demo.attrs["source"] = len(actions), index
-        self.growing.wrote(index)
-
-    def finish(self) -> None:
-        if not self.growing.whole:
-            data = self.growing.file["data"]
-            data.attrs["total"] = sum(int(data[name].attrs["num_samples"]) for name in _demos(data))
-        self.growing.finish()
+        demo.attrs["num_samples"] = len(actions)
 
 
 def open_reader(path: Path, options: ImportOptions) -> _Reader:
@@ -165,7 +150,7 @@ def open_reader(path: Path, options: ImportOptions) -> _Reader:
     return _Reader(path, options)
 
 
-def open_writer(path: Path, meta: dict[str, Any], mode: str, codecs: dict[str, str]) -> _Writer:
+def open_writer(path: Path, meta: dict[str, Any], mode: str, codecs: dict[str, str]) -> StagedFile:
     """Write a file of demos; pictures are stored without loss."""
     require_raw(codecs)
-    return _Writer(path, meta, mode)
+    return StagedFile(path, meta, mode, _build)
