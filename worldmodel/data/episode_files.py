@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.data.episode_codecs import Stored, StoredArray, StoredVideo, read_header
+from worldmodel.data.episode_arrays import Stored, StoredArray, StoredVideo, read_header
 
 RAW_VERSION = 1  # every array as it is; what earlier versions of the toolkit can read
 CODEC_VERSION = 2  # some frames are encoded

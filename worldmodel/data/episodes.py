@@ -33,7 +33,8 @@ import numpy as np
 from safetensors.numpy import save as to_safetensors
 
 from worldmodel.atomic import read_json, write_bytes, write_json
-from worldmodel.data.episode_codecs import Codec, Stored, StoredArray, encode_frames
+from worldmodel.data.episode_arrays import Stored, StoredArray
+from worldmodel.data.episode_codecs import Codec, encode_frames
 from worldmodel.data.episode_files import (
     CODEC_VERSION,
     DESCRIBING,

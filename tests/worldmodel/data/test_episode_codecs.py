@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from tests.worldmodel.data.recordings import META, make_recording, make_store
-from worldmodel.data.episode_codecs import Codec, StoredJpeg, StoredVideo
+from worldmodel.data.episode_arrays import StoredJpeg, StoredVideo
+from worldmodel.data.episode_codecs import Codec
 from worldmodel.data.episodes import EpisodeStore, EpisodeWriter
 from worldmodel.data.video_index import build_index
 

@@ -272,6 +272,14 @@ def test_what_is_not_a_recording_says_what_could_be_one(tmp_path: Path) -> None:
     assert set(FORMATS) == {"episodes", *FOREIGN}
 
 
+def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("robomimic", "hdf5_items"):
+        monkeypatch.delitem(sys.modules, f"worldmodel.data.formats.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(ValueError, match=r"format robomimic needs h5py: pip install 'worldmodel\[hdf5\]'"):
+        open_writer(tmp_path / "x.hdf5", META, "robomimic")
+
+
 @pytest.mark.parametrize("name", FOREIGN)
 def test_writers_say_what_they_cannot_do(name: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="mode=overwrite is not for format"):

@@ -151,7 +151,7 @@ def leaves(group: h5py.Group, prefix: str = "") -> Iterator[tuple[str, h5py.Data
 
 
 class StagedFile:
-    """Makes an HDF5 file: episodes are collected in an episode store, ``NAME.partial``, and put into the file at the end.
+    """Makes an HDF5 file: episodes are collected in a store, ``NAME.partial``, and put into the file at the end.
 
     HDF5 has no journal: a file that a killed writer was growing may open and hold wrong numbers. The store cannot, so
     an interrupted conversion goes on from it, and the file's name never stands for anything but the whole. For a while
