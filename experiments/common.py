@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from worldmodel.data.episodes import EpisodeStore
+from worldmodel.data.window_loader import WindowLoader
 from worldmodel.data.windows import Windows
 from worldmodel.objectives.base import Batch
 from worldmodel.seeding import KeyedOrder
@@ -98,14 +98,35 @@ def split_episodes(store: EpisodeStore, held_out: float) -> tuple[range, range]:
     return range(len(store) - count), range(len(store) - count, len(store))
 
 
-def window_batches(windows: Windows, batch_size: int, seed: int) -> Callable[[int], Batch]:
-    """A function from the step to this process's part of its batch of windows with actions."""
-    order = KeyedOrder(len(windows), seed)
+class WindowBatches:
+    """From the step to this process's part of its batch of windows with actions, read ahead by a thread."""
 
-    def draw(step: int) -> Batch:
-        ids = rank_indices(step, batch_size)
-        items = [order[i] for i in ids]
-        views = (torch.from_numpy(windows.frames(items)),)
-        return Batch(step, ids, views=views, actions=torch.from_numpy(windows.actions(items)))
+    def __init__(
+        self, windows: Windows, batch_size: int, seed: int, proprio: bool = False, device: str = "cpu"
+    ) -> None:
+        order = KeyedOrder(len(windows), seed)
+        self._size = batch_size
+        self._loader = WindowLoader(
+            windows,
+            lambda step: [order[i] for i in rank_indices(step, batch_size)],
+            proprio=proprio,
+            pin=device.startswith("cuda"),
+        )
 
-    return draw
+    def __call__(self, step: int) -> Batch:
+        found = self._loader(step)
+        ids = rank_indices(step, self._size)
+        return Batch(step, ids, views=(found.frames,), actions=found.actions, proprio=found.proprio)
+
+    def __enter__(self) -> WindowBatches:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._loader.close()
+
+
+def window_batches(
+    windows: Windows, batch_size: int, seed: int, proprio: bool = False, device: str = "cpu"
+) -> WindowBatches:
+    """A function from the step to this process's part of its batch; as a context, it ends its thread."""
+    return WindowBatches(windows, batch_size, seed, proprio, device)

@@ -1,30 +1,43 @@
 """Train a world model: an action-conditioned predictor of latents, on an encoder's tokens or end to end from pixels.
 
+A method sets the published numbers of a system at once; anything else on the command line changes them.
+
 Example:
     worldmodel train data=data/two_room encoder_from=runs/pretrain/<hash>/model
     worldmodel train data=data/two_room variant=end_to_end
+    worldmodel train data=data/robot method=lewm encoder.image_size=64 encoder.patch_size=8
 """
 
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import torch
 from omegaconf import MISSING
 
 from experiments.common import open_run, prepare, resolve_precision, split_episodes, window_batches
+from experiments.world_models import build, centre_head, encoder_name, freeze
 from worldmodel.data.episodes import EpisodeStore
 from worldmodel.data.latents import cache_latents
 from worldmodel.data.windows import Windows
-from worldmodel.evaluation.open_loop import open_loop_errors
-from worldmodel.models.dynamics import MLPDynamicsConfig
-from worldmodel.models.files import directory_hash, read_config
-from worldmodel.models.heads import TokenHeadConfig
-from worldmodel.models.pretrained import load_encoder
+from worldmodel.evaluation.open_loop import open_loop
+from worldmodel.evaluation.trajectories import Imagination, read_trajectories
+from worldmodel.models.dynamics import DYNAMICS
+from worldmodel.models.heads import HEADS
 from worldmodel.models.video_encoder import VideoEncoderConfig
-from worldmodel.models.world_model import ActionSpec, WorldModel, WorldModelConfig
+from worldmodel.models.world_model import WorldModel
 from worldmodel.objectives.latent_dynamics import LatentDynamics, LatentDynamicsConfig
-from worldmodel.training.loop import LoopConfig, fit
+from worldmodel.training.distributed import current_world
+from worldmodel.training.loop import LoopConfig, check_batch, fit
+from worldmodel.training.sinks import LogConfig
+
+#: torchrun may start it.
+DISTRIBUTED = True
+SCHEMAS = {
+    **{f"head/{kind}": found[0] for kind, found in HEADS.items()},
+    **{f"dynamics/{kind}": found[0] for kind, found in DYNAMICS.items()},
+}
+VARIANTS = ("frozen", "untrained", "end_to_end")
 
 
 def tiny_encoder() -> VideoEncoderConfig:
@@ -36,24 +49,44 @@ def tiny_encoder() -> VideoEncoderConfig:
 class Config:
     """Settings of a world model's training."""
 
-    #: Dataset directory that worldmodel collect made.
+    #: Dataset directory that worldmodel collect or worldmodel data convert made.
     data: str = MISSING
     #: Run directory; empty: runs/train/<hash of the configuration>.
     out: str = ""
-    #: frozen (a pretrained encoder), untrained (a frozen encoder with random weights: the control) or end_to_end.
+    #: frozen (a pretrained encoder), untrained (a frozen encoder with random weights: the control) or end_to_end (also
+    #: from a pretrained encoder, if one is given).
     variant: str = "frozen"
-    #: frozen: model directory that worldmodel pretrain made.
+    #: Model directory that worldmodel pretrain or import made.
     encoder_from: str = ""
-    #: frozen: ema (target encoder) or student (context encoder).
+    #: Of encoder_from: ema (target encoder) or student (context encoder).
     encoder_weights: str = "ema"
-    #: untrained and end_to_end: the encoder's size.
+    #: Or a Hugging Face or timm model's directory (frozen): DINOv2, ViT, ConvNeXt, ...
+    backbone_from: str = ""
+    #: Its hidden layer; -1: the last.
+    backbone_layer: int = -1
+    #: Pixels that frames are resized to for it; 0: as they are.
+    backbone_size: int = 0
+    #: Its class token instead of its patches.
+    backbone_cls: bool = False
+    #: Size of an encoder that begins with random weights.
     encoder: VideoEncoderConfig = field(default_factory=tiny_encoder)
-    head: TokenHeadConfig = field(default_factory=TokenHeadConfig)
-    dynamics: MLPDynamicsConfig = field(default_factory=MLPDynamicsConfig)
+    #: Frames that the encoding of a step sees, the step's own included; 2: velocities are visible.
+    encoder_window: int = 1
+    head: Any = MISSING
+    dynamics: Any = MISSING
+    #: More than 1: an ensemble of that many dynamics.
+    members: int = 1
     objective: LatentDynamicsConfig = field(default_factory=LatentDynamicsConfig)
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=800, batch_size=128))
+    log: LogConfig = field(default_factory=LogConfig)
     #: Steps of a training window, and so of the rollout loss.
     window: int = 4
+    #: Steps of the data that make one step of the model; their actions become a block.
+    action_block: int = 1
+    #: Also see proprioception, as a token of the latent.
+    proprio: bool = False
+    #: Type of a frozen encoder's cached tokens: float32, or float16 in half the space.
+    cache_dtype: str = "float32"
     #: Share of the episodes that training never sees.
     held_out: float = 0.05
     #: Of all that is random: order, masks, weights.
@@ -64,28 +97,36 @@ class Config:
     threads: int = 0
 
     def __post_init__(self) -> None:
-        if self.variant not in ("frozen", "untrained", "end_to_end"):
-            raise ValueError(f"variant={self.variant!r} is unknown; choose frozen, untrained or end_to_end")
-        if self.window < 1:
-            raise ValueError(f"window={self.window} must be at least 1")
-        if self.variant == "frozen" and not self.encoder_from:
+        if self.variant not in VARIANTS:
+            raise ValueError(f"variant={self.variant!r} is unknown; choose {', '.join(VARIANTS)}")
+        if min(self.window, self.action_block, self.encoder_window, self.members) < 1:
+            raise ValueError("window, action_block, encoder_window and members must be at least 1")
+        if self.encoder_from and self.backbone_from:
+            raise ValueError("encoder_from and backbone_from are two encoders; give one of them")
+        given = self.encoder_from or self.backbone_from
+        if self.variant == "frozen" and not given:
             raise ValueError(
-                "variant=frozen needs encoder_from=MODEL_DIRECTORY, which worldmodel pretrain makes; without a "
-                "pretrained encoder choose variant=end_to_end"
+                "variant=frozen needs encoder_from=MODEL_DIRECTORY, which worldmodel pretrain makes, or "
+                "backbone_from=DIRECTORY; without a pretrained encoder choose variant=end_to_end"
             )
-        if self.variant == "frozen" and self.encoder != tiny_encoder():
-            raise ValueError("encoder.* is given by encoder_from and cannot be set with variant=frozen")
-        if self.variant != "frozen" and self.encoder_from:
-            raise ValueError(f"variant={self.variant} begins with random weights: leave encoder_from out")
+        if given and self.encoder != tiny_encoder():
+            raise ValueError("encoder.* is given by encoder_from or backbone_from and cannot be set with it")
+        if self.variant == "untrained" and given:
+            raise ValueError(
+                "variant=untrained begins with random weights: leave encoder_from and backbone_from out"
+            )
 
 
 def run(config: Config) -> Path:
     """Train, or continue training; returns the model directory."""
+    check_batch(config.loop, current_world())
     store = EpisodeStore(config.data)
     train, held_out = split_episodes(store, config.held_out)
-    Windows(store, train, config.window)  # says now, not after encoding, if episodes are too short
-    encoder = _encoder_name(config)
+    # Says now, not after encoding, if episodes are too short.
+    windows = Windows(store, train, config.window, stride=config.action_block)
+    encoder = encoder_name(config)
     model = build(config, store, train)
+    freeze(model, config)
 
     job = open_run("train", config, {"data": store.hash, "encoder": encoder})
     model_path = job.path / "model"
@@ -93,84 +134,70 @@ def run(config: Config) -> Path:
         device = prepare(job, config.device, config.threads)
         loop = resolve_precision(job, config.loop, device)
         model.to(device)
-        windows = Windows(store, train, config.window)
         if config.variant != "end_to_end":
-            model.encoder.requires_grad_(False)
-            cache = cache_latents(model.encoder.eval(), store, job.path / "latents", encoder)
-            windows = Windows(cache, train, config.window, "tokens")
+            cache = job.path / "latents"
+            current_world().from_first(lambda: encode_all(model, store, cache, encoder, config))
+            windows = Windows(EpisodeStore(cache), train, config.window, "tokens", config.action_block)
             centre_head(model, windows)
         objective = LatentDynamics(model, config.objective, config.seed).to(device)
-        batches = window_batches(windows, loop.batch_size, config.seed)
-        fit(objective, batches, loop, job, f"world model ({config.variant})")
-        model.cpu().eval().save(model_path, f"World model ({config.variant}) of {store.meta['env_id']}.\n")
-        horizon = min(20, int(store.steps[held_out.start :].min()))
-        job.finish({"steps": loop.steps, "open_loop": open_loop_errors(model, store, held_out, horizon)})
-        # The cache is half as large as the data, and made again in seconds.
-        shutil.rmtree(job.path / "latents", ignore_errors=True)
+        with window_batches(windows, loop.batch_size, config.seed, config.proprio, device) as batches:
+            fit(objective, batches, loop, job, f"world model ({config.variant})")
+        model.cpu().eval()
+        found = open_loop_of(model, store, train, held_out)
+        job.write(lambda: save(model, model_path, config, store, found))
+        job.finish({"steps": loop.steps, "open_loop": found})
+        # The cache is made again in less time than it is worth in space.
+        job.write(lambda: shutil.rmtree(job.path / "latents", ignore_errors=True))
     job.close()
     return model_path
+
+
+def encode_all(model: WorldModel, store: EpisodeStore, path: Path, encoder: str, config: Config) -> None:
+    """Encode every frame once."""
+    window, dtype = config.encoder_window, config.cache_dtype
+    cache_latents(model.encoder.eval(), store, path, encoder, window=window, dtype=dtype)
+
+
+def open_loop_of(
+    model: WorldModel,
+    store: EpisodeStore,
+    train: range,
+    held_out: range,
+    episodes: int = 16,
+    horizon: int = 20,
+) -> dict[str, list[float]]:
+    """Root mean square error of imagined latents of held-out episodes, step by step, beside simple guesses."""
+    actions, proprio = model.config.actions, model.config.proprio
+    eyes = Imagination(model.encode, model.rollout, model.dynamics.context)
+    shown, fitted = (
+        read_trajectories(eyes, store, part[:episodes], actions.per_step, proprio.dim > 0, keep_frames=False)
+        for part in (held_out, train)
+    )
+    longest = min(episode.steps for episode in shown) + 1 - eyes.context
+    found = open_loop(eyes, shown, fitted, [max(1, min(horizon, longest))], starts=1)
+    return {name: values["rms"] for name, values in found["error"].items()}
+
+
+def save(
+    model: WorldModel, path: Path, config: Config, store: EpisodeStore, errors: dict[str, list[float]]
+) -> None:
+    """Write the model directory, whose card says what it was trained on and how well it predicts."""
+    rows = "".join(f"| {name} | {values[0]:.3g} | {values[-1]:.3g} |\n" for name, values in errors.items())
+    card = f"""World model ({config.variant}) of {store.meta.get("env_id") or store.path.name}.
+
+{config.loop.steps} steps on {len(store)} episodes, of which {config.held_out:.0%} were held out; data {store.hash}.
+
+Root mean square error of imagined latents on held-out episodes:
+
+| | after 1 step | after {len(errors["model"])} |
+|---|---|---|
+{rows}"""
+    model.save(path, card, {"data": store.hash, "held_out": config.held_out, "open_loop": errors})
 
 
 def outcome(model: Path) -> str:
     """What the command says at its end."""
     return f"world model in {model}"
-
-
-def build(config: Config, store: EpisodeStore, train: range) -> WorldModel:
-    """The world model before training, with the weights that its variant begins with.
-
-    Raises:
-        ValueError: The encoder was pretrained on episodes that are to be held out here.
-    """
-    size = config.encoder
-    if config.variant == "frozen":
-        check_held_out(config, store)
-        pretrained = load_encoder(config.encoder_from, config.encoder_weights)
-        size = pretrained.config
-    actions = torch.from_numpy(store.gather("actions", train))
-    flat = actions.flatten(0, 1)
-    spec = ActionSpec(
-        low=store.meta["action_low"],
-        high=store.meta["action_high"],
-        per_step=actions.shape[1],
-        mean=flat.mean(dim=0).tolist(),
-        std=flat.std(dim=0).tolist(),
-    )
-    torch.manual_seed(config.seed)
-    env_id, fps = store.meta["env_id"], float(store.meta.get("fps") or 0)
-    model = WorldModel(WorldModelConfig(size, config.head, config.dynamics, spec, env_id, fps))
-    if config.variant == "frozen":
-        model.encoder.load_state_dict(pretrained.state_dict())
-    model.dynamics.set_statistics(actions)
-    return model
-
-
-def check_held_out(config: Config, store: EpisodeStore) -> None:
-    """See that what is held out here was held out in the encoder's pretraining too, if that was on the same data.
-
-    Raises:
-        ValueError: It was not.
-    """
-    pretraining = read_config(Path(config.encoder_from), "video_encoder")
-    seen = pretraining.get("held_out")
-    if pretraining.get("data") == store.hash and seen is not None and seen < config.held_out:
-        raise ValueError(
-            f"held_out={config.held_out}, but the encoder {config.encoder_from} was pretrained on all but {seen} of "
-            f"these episodes; use held_out={seen} at most"
-        )
-
-
-def centre_head(model: WorldModel, windows: Windows) -> None:
-    """Centre the head on a frozen encoder's tokens. End to end they still change, and are left as they are."""
-    sample = range(0, len(windows), max(1, len(windows) // 4096))
-    model.head.set_statistics(torch.from_numpy(windows.frames(list(sample))[:, 0]))
-
-
-def _encoder_name(config: Config) -> str:
-    """Names the weights that the encoder begins with."""
-    if config.variant != "frozen":
-        return f"random weights, seed {config.seed}"
-    return f"{config.encoder_weights} {directory_hash(Path(config.encoder_from))}"
 
 
 if __name__ == "__main__":

@@ -47,7 +47,8 @@ class TokenHead(Head):
 
     Tokens are centred per position by statistics of the training data, since what all frames share carries no state.
     The last layer is a BatchNorm without parameters: it fixes the latent's scale, and it makes the collapsed batch
-    unreachable, which is a stationary point of SIGReg (a head without it stays there).
+    unreachable, which is a stationary point of SIGReg (a head without it leaves it too, since predictions of different
+    samples err differently, but keeps half the rank: ``tests/worldmodel/objectives/test_collapse.py``).
     """
 
     token_mean: Tensor

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from worldmodel.interop.backbones import BackboneConfig, FrameBackbone
 from worldmodel.models.dynamics import DYNAMICS, MLPDynamicsConfig, build_dynamics, kind_of
 from worldmodel.models.files import from_dict, load_part, read_config, save_parts
 from worldmodel.models.heads import HEADS, ProprioToken, TokenHeadConfig, build_head, head_kind
@@ -15,6 +16,7 @@ from worldmodel.models.video_encoder import VideoEncoder, VideoEncoderConfig
 #: Kinds of encoders by the name that model files use.
 ENCODERS: dict[str, tuple[type[Any], type[Any]]] = {
     "video_encoder": (VideoEncoderConfig, VideoEncoder),
+    "backbone": (BackboneConfig, FrameBackbone),
 }
 #: Kinds of parts of model directories that were written before they named them.
 _FIRST_KINDS = {"encoder": "video_encoder", "head": "token", "dynamics": "mlp"}
@@ -141,6 +143,11 @@ class WorldModel(nn.Module):
         Gradients flow to the plans where they ask for them.
         """
         return self.dynamics.rollout(context, past_actions, plans, length)
+
+    @property
+    def takes_proprio(self) -> bool:
+        """Whether proprioception is part of the latent."""
+        return self.proprio is not None
 
     def parts(self) -> dict[str, nn.Module]:
         """The networks by the names of their files."""

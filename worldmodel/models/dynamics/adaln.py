@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from worldmodel.models.dynamics.causal import CausalDynamics, check_causal
+from worldmodel.nn.global_batch import GlobalBatchNorm1d
 
 
 @dataclass
@@ -95,7 +96,7 @@ class Projection(nn.Module):
     def __init__(self, width: int, hidden: int, out: int, batch_norm: bool) -> None:
         super().__init__()
         self.fc1 = nn.Linear(width, hidden)
-        self.norm = nn.BatchNorm1d(hidden) if batch_norm else nn.Identity()
+        self.norm = GlobalBatchNorm1d(hidden) if batch_norm else nn.Identity()
         self.fc2 = nn.Linear(hidden, out)
 
     def forward(self, x: Tensor) -> Tensor:
