@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from tests.worldmodel.data.recordings import make_recording, make_store
 from worldmodel.data.episode_codecs import encode_video
@@ -104,6 +106,24 @@ def test_a_camera_must_be_chosen_and_be_there(tmp_path: Path) -> None:
     assert open_reader(path, ImportOptions(camera="frames")).read(0)["frames"].shape == (4, 3, 32, 48)
     with pytest.raises(FormatError, match="has no camera 'front'; there are"):
         open_reader(path, ImportOptions(camera="front"))
+
+
+def test_lerobot_pictures_may_lie_in_the_table(tmp_path: Path) -> None:
+    path, key = make(tmp_path, "lerobot"), "observation.images.frames"
+    cells = []
+    for index in range(3):
+        for frame in make_recording(index, 3 + 2 * index)["frames"]:
+            memory = io.BytesIO()
+            Image.fromarray(np.moveaxis(frame, 0, -1)).save(memory, "PNG")
+            cells.append({"bytes": memory.getvalue(), "path": "frame.png"})
+    edit_table(path, lambda t: t.append_column(key, pa.array(cells)))
+    features = json.loads((path / "meta/info.json").read_text())["features"]
+    edit_info(path, features={**features, key: {**features[key], "dtype": "image"}}, video_path=None)
+    np.testing.assert_array_equal(open_reader(path).read(2)["frames"], make_recording(2, 7)["frames"])
+    cells[5]["bytes"] = b"no picture"
+    edit_table(path, lambda t: t.drop_columns(key).append_column(key, pa.array(cells)))
+    with pytest.raises(FormatError, match="picture 1 of episode 1 of .* cannot be read"):
+        open_reader(path).read(1)
 
 
 # HDF5
