@@ -28,7 +28,7 @@ from worldmodel.evaluation.plannability import plannability
 from worldmodel.evaluation.state_probes import MLPProbeConfig
 from worldmodel.evaluation.surprise import example_events, make_events
 from worldmodel.evaluation.trajectories import Imagination, Trajectory, read_trajectories
-from worldmodel.models.files import directory_hash
+from worldmodel.models.files import directory_hash, read_config
 from worldmodel.models.world_model import WorldModel
 from worldmodel.report.evaluation_report import write_evaluation_report
 
@@ -157,7 +157,7 @@ class Parts:
 
     def of(self, eyes: Imagination, model: WorldModel) -> tuple[list[Trajectory], list[Trajectory]]:
         """The episodes as a model sees them."""
-        per_step, proprio = model.config.actions.per_step, takes_proprio(model)
+        per_step, proprio = model.config.actions.per_step, model.takes_proprio
         return (
             read_trajectories(eyes, self.store, self.held_out, per_step, proprio),
             read_trajectories(eyes, self.store, self.train, per_step, proprio, keep_frames=False),
@@ -165,20 +165,15 @@ class Parts:
 
 
 def imagination(model: WorldModel, context: int, device: str) -> Imagination:
-    """A world model as evaluations take it."""
-    longest = int(getattr(model.dynamics, "context", 1))
+    """A world model as evaluations take it.
+
+    Raises:
+        ValueError: It cannot look back so far.
+    """
+    longest = model.dynamics.context
     if context > longest:
         raise ValueError(f"context={context}, but this model looks back on {longest} steps at most")
-
-    def encode(frames: Tensor, proprio: Tensor | None) -> Tensor:
-        return model.encode(frames) if proprio is None else model.encode(frames, proprio)  # type: ignore[call-arg]
-
-    return Imagination(encode, model.rollout, context or longest, device)
-
-
-def takes_proprio(model: WorldModel) -> bool:
-    """Whether proprioception is part of the model's latent."""
-    return bool(getattr(model, "takes_proprio", False))
+    return Imagination(model.encode, model.rollout, context or longest, device)
 
 
 def check_actions(model: WorldModel, store: EpisodeStore) -> None:
@@ -201,13 +196,12 @@ def held_out_share(config: Config, model: Path, store: EpisodeStore) -> tuple[fl
     Raises:
         ValueError: More is asked for than training held out.
     """
-    file = model.parent / "config.json"
-    training = read_json(file) if file.is_file() else {}
+    training = read_config(model, "world_model").get("facts") or {}
     seen = training.get("held_out")
     if seen is None:
         note = "the model does not say what it was trained on: see that the last episodes were not part of it"
         return config.held_out or DEFAULT_SHARE, [note]
-    if (training.get("inputs") or {}).get("data") != store.hash:
+    if training.get("data") != store.hash:
         return config.held_out or DEFAULT_SHARE, ["the model was trained on other data than these"]
     if config.held_out > seen:
         raise ValueError(
@@ -240,15 +234,14 @@ def untrained_like(model: WorldModel, frames: Tensor, seed: int) -> WorldModel:
     for name, values in model.named_buffers():
         if "running_" not in name and "num_batches" not in name:
             control.get_buffer(name).copy_(values.cpu())
-    if hasattr(control.head, "set_statistics"):
-        control.head.set_statistics(control.encoder.encode_steps(frames[None])[0])
-    norms = [m for m in control.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a mean over all that it sees
-        norm.train()
-    if norms and not takes_proprio(control):
-        control.encode(frames[None])
+    tokens = control.encoder.encode_steps(frames[:, None], window=model.config.window)
+    control.head.set_statistics(tokens[:, 0])
+    for norm in control.head.modules():
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            norm.reset_running_stats()
+            norm.momentum = None  # a mean over all that it sees
+            norm.train()
+    control.head(tokens)
     return control.eval()
 
 
