@@ -105,3 +105,29 @@ def test_bad_settings_of_a_submission_are_refused() -> None:
     for bad in ({"nodes": 0}, {"hours": 0.0}, {"cluster": "cloud"}, {"restarts": -1}):
         with pytest.raises(ValueError):
             Config(command="pretrain", **bad)  # type: ignore[arg-type]
+
+
+def test_a_world_model_trains_in_two_processes_as_in_one(job: list[str], tmp_path: Path) -> None:
+    """SIGReg and BatchNorm see the whole batch, so the losses are the same; each process encodes nothing twice."""
+    data = job[0]
+    common = [
+        data,
+        "variant=untrained",
+        "threads=1",
+        "window=3",
+        "head.per_token=4",
+        "head.hidden=16",
+        "held_out=0.2",
+    ]
+    loop = ["loop.steps=4", "loop.batch_size=8", "loop.precision=fp32", "loop.log_every=1"]
+    losses = []
+    for count in (1, 2):
+        out = tmp_path / f"of_{count}"
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count)]
+        command = [*torchrun, "-m", "experiments.train", *common, *loop, *SIZE[:3], f"out={out}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        assert done.returncode == 0, done.stderr
+        losses.append([row["loss"] for row in read_metrics(out / "metrics.jsonl")])
+        assert (out / "model" / "config.json").exists() and not (out / "latents").exists()
+    assert len(losses[0]) == 4
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
