@@ -20,6 +20,8 @@ ENCODERS: dict[str, tuple[type[Any], type[Any]]] = {
 }
 #: Kinds of parts of model directories that were written before they named them.
 _FIRST_KINDS = {"encoder": "video_encoder", "head": "token", "dynamics": "mlp"}
+#: Settings that a kind did not have at first, with what it did then.
+_ADDED: dict[str, dict[str, Any]] = {"mlp": {"context": 1}}
 
 
 @dataclass
@@ -212,7 +214,7 @@ def _config(values: dict[str, Any], source: str) -> WorldModelConfig:
         kind = part.pop("kind", _FIRST_KINDS[name])
         if kind not in kinds:
             raise ValueError(f"{source}: {name} is of kind {kind!r}; this version knows {', '.join(kinds)}")
-        values[name] = from_dict(kinds[kind][0], part, f"{source}: {name}")
+        values[name] = from_dict(kinds[kind][0], {**_ADDED.get(kind, {}), **part}, f"{source}: {name}")
     actions = {"names": [], "units": [], **(values.get("actions") or {})}
     values["actions"] = from_dict(ActionSpec, actions, f"{source}: actions")
     values["proprio"] = from_dict(

@@ -88,7 +88,14 @@ def test_an_interrupted_conversion_goes_on(
     assert len(other) == 5 and other.meta == one.meta
     for position in range(5):
         for key, array in one.read(position).items():
-            np.testing.assert_array_equal(other.read(position)[key], array)
+            found = other.read(position)[key]
+            if (name, key) == (
+                "lerobot",
+                "frames",
+            ):  # H.264, and where a video of several episodes begins differs
+                assert np.abs(found.astype(int) - array).mean() < 3
+            else:
+                np.testing.assert_array_equal(found, array)
     assert carry(tmp_path / "data", broken, name).episodes == 0
     with pytest.raises(FileExistsError):
         open_writer(broken, source.meta, name, mode="create")
