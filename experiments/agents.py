@@ -55,9 +55,15 @@ def latent_agent(
     """An MPC agent that plans with a world model; usable without gymnasium, see ``MPCAgent``.
 
     Raises:
-        ValueError: The planner's action block is not the model's.
+        ValueError: The planner's action block is not the model's, or the model needs more than a picture.
     """
     actions = model.config.actions
+    if model.takes_proprio or model.config.window > 1:
+        what = "proprioception" if model.takes_proprio else f"{model.config.window} frames at each step"
+        raise ValueError(
+            f"the model sees {what}, but an agent gives it one picture; train with "
+            f"{'proprio=false' if model.takes_proprio else 'encoder_window=1 dynamics.context=2'}"
+        )
     if planner.action_block != actions.per_step:
         raise ValueError(
             f"planner.action_block={planner.action_block}, but the model was trained with {actions.per_step} "

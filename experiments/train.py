@@ -9,7 +9,7 @@ Example:
 """
 
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -143,11 +143,11 @@ def run(config: Config) -> Path:
         with window_batches(windows, loop.batch_size, config.seed, config.proprio, device) as batches:
             fit(objective, batches, loop, job, f"world model ({config.variant})")
         model.cpu().eval()
-        found = open_loop_of(model, store, train, held_out)
+        found = current_world().from_first(lambda: open_loop_of(model, store, train, held_out))
         job.write(lambda: save(model, model_path, config, store, found))
         job.finish({"steps": loop.steps, "open_loop": found})
-        # The cache is made again in less time than it is worth in space.
-        job.write(lambda: shutil.rmtree(job.path / "latents", ignore_errors=True))
+    # The cache is made again in less time than it is worth in space.
+    job.write(lambda: shutil.rmtree(job.path / "latents", ignore_errors=True))
     job.close()
     return model_path
 
@@ -166,14 +166,21 @@ def open_loop_of(
     episodes: int = 16,
     horizon: int = 20,
 ) -> dict[str, list[float]]:
-    """Root mean square error of imagined latents of held-out episodes, step by step, beside simple guesses."""
+    """Root mean square error of imagined latents of held-out episodes, step by step, beside simple guesses.
+
+    Nothing, where the held-out episodes are too short.
+    """
     actions, proprio = model.config.actions, model.config.proprio
     eyes = Imagination(model.encode, model.rollout, model.dynamics.context)
     shown, fitted = (
         read_trajectories(eyes, store, part[:episodes], actions.per_step, proprio.dim > 0, keep_frames=False)
         for part in (held_out, train)
     )
-    longest = min(episode.steps for episode in shown) + 1 - eyes.context
+    shortest = min(episode.steps for episode in shown)
+    if shortest < 1 or not fitted:
+        return {}
+    eyes = replace(eyes, context=min(eyes.context, shortest))
+    longest = shortest + 1 - eyes.context
     found = open_loop(eyes, shown, fitted, [max(1, min(horizon, longest))], starts=1)
     return {name: values["rms"] for name, values in found["error"].items()}
 
@@ -183,13 +190,14 @@ def save(
 ) -> None:
     """Write the model directory, whose card says what it was trained on and how well it predicts."""
     rows = "".join(f"| {name} | {values[0]:.3g} | {values[-1]:.3g} |\n" for name, values in errors.items())
+    unseen = len(split_episodes(store, config.held_out)[1])
     card = f"""World model ({config.variant}) of {store.meta.get("env_id") or store.path.name}.
 
-{config.loop.steps} steps on {len(store)} episodes, of which {config.held_out:.0%} were held out; data {store.hash}.
+{config.loop.steps} steps on {len(store) - unseen} episodes, and {unseen} held out; data {store.hash}.
 
 Root mean square error of imagined latents on held-out episodes:
 
-| | after 1 step | after {len(errors["model"])} |
+| | after 1 step | after {len(errors.get("model", []))} |
 |---|---|---|
 {rows}"""
     model.save(path, card, {"data": store.hash, "held_out": config.held_out, "open_loop": errors})

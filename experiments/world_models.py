@@ -6,13 +6,14 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from worldmodel.data.episodes import EpisodeStore
 from worldmodel.data.normalisers import compute
 from worldmodel.data.windows import Windows
 from worldmodel.models.files import directory_hash, read_config
-from worldmodel.models.heads import PatchHeadConfig
+from worldmodel.models.heads import Head, PatchHeadConfig
 from worldmodel.models.pretrained import load_encoder
 from worldmodel.models.world_model import ActionSpec, ProprioSpec, WorldModel, WorldModelConfig
 
@@ -20,20 +21,26 @@ if TYPE_CHECKING:
     from experiments.train import Config
 
 SAMPLED_FRAMES = 4096
+_SAMPLED_BYTES = 2**30
 
 
 def build(config: Config, store: EpisodeStore, train: range) -> WorldModel:
     """The world model before training, with the weights that its variant begins with.
 
     Raises:
-        ValueError: The data do not fit the encoder, lack something, or were seen in its pretraining.
+        ValueError: The data do not fit the encoder, lack something, or were seen in its pretraining; or settings do not
+            fit each other.
     """
+    config.objective.span(
+        config.window, config.seed, 0
+    )  # says now if the window is too short for the rollout
     size: Any = config.encoder
     weights = None
     if config.encoder_from:
         check_held_out(config, store)
         pretrained = load_encoder(config.encoder_from, config.encoder_weights)
         size, weights = pretrained.config, pretrained.state_dict()
+        check_frames(store, size.image_size, config.encoder_from)
     elif config.backbone_from:
         from worldmodel.interop.backbones import open_backbone
 
@@ -42,6 +49,7 @@ def build(config: Config, store: EpisodeStore, train: range) -> WorldModel:
         size, weights = backbone.config, backbone.state_dict()
     else:
         check_frames(store, size.image_size)
+    check_encoder_window(config.encoder_window, getattr(size, "tubelet", 0))
     specs = action_spec(store, train, config.action_block), proprio_spec(store, config.proprio)
     torch.manual_seed(config.seed)
     model = WorldModel(
@@ -53,15 +61,35 @@ def build(config: Config, store: EpisodeStore, train: range) -> WorldModel:
     if weights is not None:
         model.encoder.load_state_dict(weights)
     model.dynamics.action_mean.copy_(torch.tensor(specs[0].mean))
-    model.dynamics.action_std.copy_(torch.tensor(specs[0].std).clamp_min(1e-6))
+    model.dynamics.action_std.copy_(_scale(specs[0].std))
     for member in getattr(model.dynamics, "members", []):
         member.action_mean.copy_(model.dynamics.action_mean)
         member.action_std.copy_(model.dynamics.action_std)
     if model.proprio is not None:
         found = compute(store, train, ("proprio",))["proprio"]
         model.proprio.mean.copy_(torch.tensor(found.mean))
-        model.proprio.std.copy_(torch.tensor(found.std).clamp_min(1e-6))
+        model.proprio.std.copy_(_scale(found.std))
     return model
+
+
+def _scale(std: list[float]) -> torch.Tensor:
+    """What never changed in the data is left as it is, rather than blown up when it does."""
+    found = torch.tensor(std)
+    return torch.where(found < 1e-6, torch.ones_like(found), found)
+
+
+def check_encoder_window(window: int, tubelet: int) -> None:
+    """See that an encoder can look at so many frames per step.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    if window > 1 and not tubelet:
+        raise ValueError(f"encoder_window={window}, but a backbone sees one frame at a time; leave it out")
+    if window > 1 and window % tubelet:
+        raise ValueError(
+            f"encoder_window={window} must be 1 or a multiple of the encoder's tubelet, {tubelet}"
+        )
 
 
 def action_spec(store: EpisodeStore, train: range, block: int) -> ActionSpec:
@@ -104,7 +132,8 @@ def proprio_spec(store: EpisodeStore, wanted: bool) -> ProprioSpec:
     if not wanted:
         return ProprioSpec()
     if "proprio" not in store[0]:
-        raise ValueError(f"proprio=true, but {store.path} has none, only {', '.join(sorted(store[0]))}")
+        arrays = ", ".join(sorted(store[0]))
+        raise ValueError(f"proprio=true, but {store.path} has none, only {arrays}; set proprio=false")
     return ProprioSpec(
         store[0]["proprio"].shape[1],
         list(store.meta.get("proprio_names") or []),
@@ -112,13 +141,18 @@ def proprio_spec(store: EpisodeStore, wanted: bool) -> ProprioSpec:
     )
 
 
-def check_frames(store: EpisodeStore, size: int) -> None:
-    """See that an encoder that is made here has the size of the frames.
+def check_frames(store: EpisodeStore, size: int, source: str = "") -> None:
+    """See that the encoder has the size of the frames; ``source`` is where it comes from, if it is not made here.
 
     Raises:
         ValueError: It has another.
     """
     height, width = store[0]["frames"].shape[-2:]
+    if (height, width) != (size, size) and source:
+        raise ValueError(
+            f"frames of {store.path} have {width} x {height} pixels, {source} was trained on {size} x {size}; convert "
+            f"the data: worldmodel data convert {store.path} to=... size={size}"
+        )
     if (height, width) != (size, size):
         fix = f"set encoder.image_size={height}" if height == width else "convert the data to squares"
         raise ValueError(
@@ -164,8 +198,14 @@ def directory_of(path: str) -> str:
 
 def centre_head(model: WorldModel, windows: Windows) -> None:
     """Centre the head on a frozen encoder's tokens. End to end they still change, and are left as they are."""
-    sample = range(0, len(windows), max(1, len(windows) // SAMPLED_FRAMES))
-    model.head.set_statistics(torch.from_numpy(windows.frames(list(sample))[:, 0]))
+    if type(model.head).set_statistics is Head.set_statistics:
+        return  # which asks for none
+    shape, dtype = windows.shape()
+    largest = _SAMPLED_BYTES // (int(np.prod(shape[1:])) * dtype.itemsize)
+    every = max(1, len(windows) // SAMPLED_FRAMES, -(-len(windows) // max(1, largest)))
+    places = map(windows.locate, range(0, len(windows), every))
+    first = [windows.store[episode][windows.array][start : start + 1] for episode, start in places]
+    model.head.set_statistics(torch.from_numpy(np.concatenate(first).astype(np.float32, copy=False)))
 
 
 def freeze(model: WorldModel, config: Config) -> None:

@@ -15,7 +15,7 @@ from experiments.settings import compose_settings
 from experiments.train import SCHEMAS, Config
 from experiments.world_models import build
 from worldmodel.data.episodes import EpisodeStore, EpisodeWriter
-from worldmodel.models.world_model import WorldModel
+from worldmodel.models.world_model import ActionSpec, WorldModel, WorldModelConfig
 
 METHODS = sorted(path.stem for path in Path("configs/method").glob("*.yaml"))
 TINY = [
@@ -184,3 +184,34 @@ def test_bounds_that_are_not_the_actions(
     assert main(["train", f"data={tmp_path / 'copy'}", "variant=end_to_end", *TINY, *SHORT]) == 2
     error = capsys.readouterr().err
     assert "action_low in meta.json has 1 values, actions of episode 0 have 3 dimensions" in error
+
+
+def test_a_card_says_what_was_held_out_and_no_episode_is_too_short_for_it(tmp_path: Path) -> None:
+    """A context longer than the held-out episodes failed after the training, and no model was saved."""
+    writer = EpisodeWriter(tmp_path / "data", {"env_id": "robot", "action_low": [-1.0], "action_high": [1.0]})
+    for index in range(5):
+        frames, actions = np.zeros((7, 3, 32, 32), np.uint8), np.zeros((6, 1, 1), np.float32)
+        arrays: dict[str, np.ndarray] = {"frames": frames, "actions": actions}
+        writer.write(index, arrays)
+    out = tmp_path / "run"
+    settings = [*TINY, *DYNAMICS["block_causal"], "dynamics=block_causal", "dynamics.context=8", *SHORT]
+    assert main(["train", f"data={tmp_path / 'data'}", "variant=end_to_end", f"out={out}", *settings]) == 0
+    card = (out / "model" / "README.md").read_text()
+    assert "2 steps on 4 episodes, and 1 held out" in card and "| model |" in card
+
+
+def test_what_an_agent_cannot_give_is_said(tiny_model: WorldModel) -> None:
+    from experiments.agents import latent_agent
+    from planners.cem import CEMConfig
+    from planners.costs import GoalCostConfig
+    from planners.mpc import MPCConfig
+
+    with pytest.raises(ValueError, match="sees 2 frames at each step, but an agent gives it one picture"):
+        latent_agent(tiny_model, CEMConfig(), GoalCostConfig(), MPCConfig())
+
+
+@pytest.fixture
+def tiny_model() -> WorldModel:
+    """It sees two frames at each step."""
+    spec = ActionSpec(low=[-1], high=[1], mean=[0], std=[1])
+    return WorldModel(WorldModelConfig(actions=spec, window=2)).eval()

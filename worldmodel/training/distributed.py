@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -182,7 +183,11 @@ def processes() -> Iterator[World]:
     if cuda and local_rank < torch.cuda.device_count():
         torch.cuda.set_device(local_rank)
     store, rank, size = next(rendezvous("env://"))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", store=store, rank=rank, world_size=size)
+    # Hours, since the others wait while the first encodes a dataset; torchrun sees a process that ends at once.
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if cuda else "gloo",
+        store=store, rank=rank, world_size=size, timeout=timedelta(hours=12),
+    )  # fmt: skip
     try:
         yield current_world()
     except Interrupted:  # all of them agreed to stop
