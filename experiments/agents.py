@@ -49,13 +49,32 @@ class SimulatorPolicy:
         return self.agent.act(torch.from_numpy(observation.states), torch.from_numpy(active)).numpy()
 
 
+#: What the first candidates of a search are drawn with.
+INIT_STDS = ("data", "bounds")
+
+
 def latent_agent(
-    model: WorldModel, planner: CEMConfig, cost: GoalCostConfig, mpc: MPCConfig, device: str = "cpu"
+    model: WorldModel,
+    planner: CEMConfig,
+    cost: GoalCostConfig,
+    mpc: MPCConfig,
+    device: str = "cpu",
+    init_std: str = "data",
 ) -> MPCAgent:
     """An MPC agent that plans with a world model; usable without gymnasium, see ``MPCAgent``.
 
+    Args:
+        model: The world model.
+        planner: The search.
+        cost: Weights of the latent distance.
+        mpc: The agent's settings.
+        device: Where the model computes.
+        init_std: The first candidates have the mean and spread of the data's actions (``data``), or the middle and half
+            the range of the action bounds (``bounds``).
+
     Raises:
-        ValueError: The planner's action block is not the model's, or the model needs more than a picture.
+        ValueError: The planner's action block is not the model's, the model needs more than a picture, or the spread is
+            to come from infinite bounds.
     """
     actions = model.config.actions
     if model.takes_proprio or model.config.window > 1:
@@ -69,9 +88,20 @@ def latent_agent(
             f"planner.action_block={planner.action_block}, but the model was trained with {actions.per_step} "
             f"environment actions per step; set planner.action_block={actions.per_step}"
         )
-    factory = LatentCostFactory(model.to(device).eval().encode, model.rollout, cost, device=device)
-    bounds = Bounds(torch.tensor(actions.low), torch.tensor(actions.high))
-    return MPCAgent(CEM(planner), factory, bounds, torch.tensor(actions.mean), torch.tensor(actions.std), mpc)
+    factory = LatentCostFactory(
+        model.to(device).eval().encode,
+        model.rollout,
+        cost,
+        device=device,
+        context=model.dynamics.context,
+    )
+    low, high = torch.tensor(actions.low), torch.tensor(actions.high)
+    mean, std = torch.tensor(actions.mean), torch.tensor(actions.std)
+    if init_std == "bounds":
+        mean, std = (low + high) / 2, (high - low) / 2
+        if not torch.isfinite(std).all():
+            raise ValueError("init_std=bounds needs finite action bounds, and the model's are not; use data")
+    return MPCAgent(CEM(planner), factory, Bounds(low, high), mean, std, mpc)
 
 
 def simulator_agent(env_id: str, planner: CEMConfig, cost: GoalCostConfig, mpc: MPCConfig) -> MPCAgent:

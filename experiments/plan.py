@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from envs.evaluate import NoOp, Policy, RandomPolicy, TaskResult, evaluate, wilson
 from envs.task import TaskSuite, make_suite
-from experiments.agents import LatentPolicy, SimulatorPolicy, latent_agent, simulator_agent
+from experiments.agents import INIT_STDS, LatentPolicy, SimulatorPolicy, latent_agent, simulator_agent
 from experiments.common import open_run, prepare
 from planners.cem import CEMConfig
 from planners.costs import GoalCostConfig
@@ -49,6 +49,8 @@ class Config:
     planner: CEMConfig = field(default_factory=CEMConfig)
     cost: GoalCostConfig = field(default_factory=GoalCostConfig)
     mpc: MPCConfig = field(default_factory=MPCConfig)
+    #: Spread of a world model's first candidate plans: that of the data's actions, or of the action bounds.
+    init_std: str = "data"
     #: Of the planner and of random actions.
     seed: int = 0
     #: auto, cpu or cuda.
@@ -65,6 +67,8 @@ class Config:
                 if self.agent == "world_model"
                 else f"agent={self.agent} uses no world model: leave model out"
             )
+        if self.init_std not in INIT_STDS:
+            raise ValueError(f"init_std={self.init_std!r} is unknown; choose {' or '.join(INIT_STDS)}")
         if self.tasks < 1 or self.num_envs < 1:
             raise ValueError("tasks and num_envs must be at least 1")
 
@@ -134,7 +138,7 @@ def make_policy(config: Config, device: str) -> Policy:
         raise ValueError(
             f"{config.model} was trained in {model.config.env_id}, not in env={config.env}; give env=..."
         )
-    return LatentPolicy(latent_agent(model, config.planner, config.cost, config.mpc, device))
+    return LatentPolicy(latent_agent(model, config.planner, config.cost, config.mpc, device, config.init_std))
 
 
 def write_results(job: Run, config: Config, suite: TaskSuite, tasks: list[dict[str, Any]]) -> dict[str, Any]:

@@ -152,6 +152,7 @@ class LatentCostFactory:
         config: see `GoalCostConfig`.
         device: where frames are sent for encoding; the model's device.
         chunk: environments per call; None for one on a CPU and all elsewhere.
+        context: latents that the rollout can use; `MPCAgent` keeps as many.
     """
 
     def __init__(
@@ -162,8 +163,9 @@ class LatentCostFactory:
         *,
         device: torch.device | str = "cpu",
         chunk: int | None = None,
+        context: int = 1,
     ) -> None:
-        self._encode, self._rollout = encode, rollout
+        self._encode, self._rollout, self.context = encode, rollout, context
         self.config, self.device, self.chunk = (
             replace(config or GoalCostConfig()),
             torch.device(device),

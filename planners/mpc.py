@@ -23,13 +23,15 @@ class MPCConfig:
 
     execute: int = 1  # model steps of a plan that are carried out before planning again
     warm_start: bool = True  # begin each search from what is left of the previous plan; see `shift`
-    history: int = 1  # M, observations that a cost gets to see; fewer at an episode's start
+    # M, observations that a cost gets to see, fewer at an episode's start; None: as many as it asks for by
+    # its attribute `context`, else 1
+    history: int | None = None
     deadline: float | None = None  # seconds per decision, encoding included; see `Planner.plan`
 
     def __post_init__(self) -> None:
         for name in ("execute", "history"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"MPCConfig.{name} is {getattr(self, name)}; use at least 1")
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"MPCConfig.{name} is {value}; use at least 1")
         if self.deadline is not None and not self.deadline > 0:
             raise ValueError(f"MPCConfig.deadline is {self.deadline}; use seconds above 0, or null for none")
 
@@ -81,6 +83,7 @@ class MPCAgent:
 
     Attributes:
         last: the latest `Decision`; None before the first.
+        history: M, observations that a cost gets to see.
 
     Raises:
         ValueError: more steps are to be executed than a plan has.
@@ -106,6 +109,7 @@ class MPCAgent:
         self.init_std = torch.as_tensor(init_std, dtype=torch.float32, device=bounds.device)
         self.last: Decision | None = None
         self._make_cost = make_cost
+        self.history: int = self.config.history or getattr(make_cost, "context", 1)
         self._encode: Callable[[Tensor], Tensor] = getattr(make_cost, "encode", _unchanged)
         self._episodes: list[_Episode] = []
 
@@ -122,7 +126,7 @@ class MPCAgent:
             raise ValueError(
                 f"goals have shape {tuple(goals.shape)}, for {len(seeds)} seeds; give one goal per seed"
             )
-        m = self.config.history
+        m = self.history
         self._episodes = [
             _Episode(goal, seed, deque(maxlen=m), deque(maxlen=m), deque(maxlen=m - 1))
             for goal, seed in zip(self._encode(goals.clone()), seeds, strict=True)
@@ -215,7 +219,7 @@ class MPCAgent:
         for episode in episodes:
             episode.seen.extend(next(encoded) for _ in episode.unseen)
             episode.unseen.clear()
-        m, idle = self.config.history, torch.zeros(self.planner.action_block, self.bounds.action_dim)
+        m, idle = self.history, torch.zeros(self.planner.action_block, self.bounds.action_dim)
         idle = idle.to(self.bounds.device)
         seen = [[e.seen[0]] * (m - len(e.seen)) + list(e.seen) for e in episodes]
         actions = [[idle] * (m - 1 - len(e.actions)) + list(e.actions) for e in episodes]

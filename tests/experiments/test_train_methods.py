@@ -15,6 +15,7 @@ from experiments.settings import compose_settings
 from experiments.train import SCHEMAS, Config
 from experiments.world_models import build
 from worldmodel.data.episodes import EpisodeStore, EpisodeWriter
+from worldmodel.models.dynamics import MLPDynamicsConfig
 from worldmodel.models.world_model import ActionSpec, WorldModel, WorldModelConfig
 
 METHODS = sorted(path.stem for path in Path("configs/method").glob("*.yaml"))
@@ -208,6 +209,25 @@ def test_what_an_agent_cannot_give_is_said(tiny_model: WorldModel) -> None:
 
     with pytest.raises(ValueError, match="sees 2 frames at each step, but an agent gives it one picture"):
         latent_agent(tiny_model, CEMConfig(), GoalCostConfig(), MPCConfig())
+
+
+def test_the_first_plans_spread_as_the_data_or_as_the_bounds() -> None:
+    from experiments.agents import latent_agent
+    from planners.cem import CEMConfig
+    from planners.costs import GoalCostConfig
+    from planners.mpc import MPCConfig
+
+    spec = ActionSpec(low=[-1, 0], high=[1, 4], mean=[0.1, 1], std=[0.3, 0.4])
+    model = WorldModel(WorldModelConfig(actions=spec, dynamics=MLPDynamicsConfig(context=2)))
+    common = (model, CEMConfig(), GoalCostConfig(), MPCConfig(), "cpu")
+    agent = latent_agent(*common)
+    assert agent.history == 2, "a model of two latents is shown two"
+    assert agent.init_std.tolist() == pytest.approx([0.3, 0.4])
+    agent = latent_agent(*common, "bounds")
+    assert agent.init_mean.tolist() == [0, 2] and agent.init_std.tolist() == [1, 2]
+    spec.high[1] = float("inf")
+    with pytest.raises(ValueError, match="init_std=bounds needs finite action bounds"):
+        latent_agent(*common, "bounds")
 
 
 @pytest.fixture

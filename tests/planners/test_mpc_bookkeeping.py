@@ -151,6 +151,17 @@ def test_without_history_there_are_no_past_actions() -> None:
     assert notes.histories[1].past_actions.shape == (2, 0, 1, 1)
 
 
+def test_history_is_by_default_what_the_cost_asks_for() -> None:
+    notes = Notes()
+    notes.context = 2  # type: ignore[attr-defined]
+    agent = MPCAgent(notes, notes, WIDE, torch.tensor([0.5]), torch.ones(1), MPCConfig())
+    agent.reset(seen(9), [5])
+    for t in (1, 2, 3):
+        agent.act(seen(t))
+    assert [h.observations.flatten().tolist() for h in notes.histories] == [[10, 10], [10, 20], [20, 30]]
+    assert noting_agent(MPCConfig(history=1))[0].history == 1
+
+
 def test_goals_and_observations_are_encoded_once_and_only_if_needed() -> None:
     agent, notes = noting_agent(MPCConfig(history=2))
     agent.reset(seen(9), [5])
