@@ -109,7 +109,8 @@ class MPCAgent:
         self.init_std = torch.as_tensor(init_std, dtype=torch.float32, device=bounds.device)
         self.last: Decision | None = None
         self._make_cost = make_cost
-        self.history: int = self.config.history or getattr(make_cost, "context", 1)
+        wanted: int = getattr(make_cost, "context", 1)
+        self.history = self.config.history or wanted
         self._encode: Callable[[Tensor], Tensor] = getattr(make_cost, "encode", _unchanged)
         self._episodes: list[_Episode] = []
 
