@@ -10,6 +10,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any, Protocol
@@ -268,6 +269,10 @@ def _worker_environment() -> Iterator[None]:
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, "1"))
+    # Before signals are blocked: where starting a process has to start this one first, Python (until 3.11 at least)
+    # unblocks them again, and the fork server and its workers would die of a signal that comes early.
+    if os.name == "posix":
+        resource_tracker.ensure_running()
     can_mask = hasattr(signal, "pthread_sigmask")  # not on Windows
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_FOR_WORKERS) if can_mask else None
     try:

@@ -118,6 +118,20 @@ def test_what_on_skipped_raises_stops_the_training() -> None:
         ClipLoader(Noise(), indices, workers=-1)
 
 
+def test_signals_stay_blocked_while_workers_start() -> None:
+    """Where Python had to start its resource tracker first, that unblocked them: a SIGTERM then killed a worker."""
+    script = (
+        "import signal\nfrom multiprocessing.resource_tracker import ensure_running\n"
+        "from worldmodel.data.loader import _worker_environment\n"
+        "with _worker_environment():\n"
+        "    ensure_running()\n"
+        "    print(signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, []))\n"
+        "print(signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, []))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]
+
+
 def test_signals_to_the_whole_group_leave_the_workers_at_work(tmp_path: Path) -> None:
     """Ctrl-C and schedulers signal every process; the main one finishes its step with what workers read."""
     script = tmp_path / "job.py"
