@@ -38,6 +38,8 @@ JOBS: Mapping[str, str] = {
     "energy": "experiments.energy",
     "example": "experiments.example",
     "train": "experiments.train",
+    "train_value": "experiments.train_value",
+    "train_slow": "experiments.train_slow",
     "evaluate": "experiments.evaluate",
     "plan": "experiments.plan",
     "report": "experiments.report",

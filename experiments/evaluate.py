@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from experiments.common import open_run, prepare, split_episodes
 from experiments.decoding import DecodingConfig, decoder_of, imagined_frames
+from experiments.frozen import check_actions, held_out_share
 from experiments.worlds import know
 from worldmodel.atomic import read_json, write_atomic, write_json
 from worldmodel.data.episodes import EpisodeStore
@@ -28,12 +29,11 @@ from worldmodel.evaluation.plannability import plannability
 from worldmodel.evaluation.state_probes import MLPProbeConfig
 from worldmodel.evaluation.surprise import example_events, make_events
 from worldmodel.evaluation.trajectories import Imagination, Trajectory, read_trajectories
-from worldmodel.models.files import directory_hash, read_config
+from worldmodel.models.files import directory_hash
 from worldmodel.models.world_model import WorldModel
 from worldmodel.report.evaluation_report import write_evaluation_report
 
 KIND = "world_model_evaluation"
-DEFAULT_SHARE = 0.05
 
 
 @dataclass
@@ -90,7 +90,7 @@ def run(config: Config) -> dict[str, Any]:
     path = Path(config.model).expanduser()
     model, store = WorldModel.load(path), EpisodeStore(config.data)
     check_actions(model, store)
-    share, notes = held_out_share(config, path, store)
+    share, notes = held_out_share(config.held_out, path, store)
     train, held_out = split_episodes(store, share)
 
     job = open_run("evaluate", config, {"data": store.hash, "model": directory_hash(path)})
@@ -173,41 +173,7 @@ def imagination(model: WorldModel, context: int, device: str) -> Imagination:
     longest = model.dynamics.context
     if context > longest:
         raise ValueError(f"context={context}, but this model looks back on {longest} steps at most")
-    return Imagination(model.encode, model.rollout, context or longest, device)
-
-
-def check_actions(model: WorldModel, store: EpisodeStore) -> None:
-    """See that the data's actions are the model's.
-
-    Raises:
-        ValueError: They have other dimensions.
-    """
-    found, wanted = store[0]["actions"].shape[-1], model.config.actions.dim
-    if found != wanted:
-        raise ValueError(
-            f"actions of episode 0 in {store.path} have {found} dimensions, the model was trained with {wanted}; "
-            f"use data of {model.config.env_id or 'the same environment'}"
-        )
-
-
-def held_out_share(config: Config, model: Path, store: EpisodeStore) -> tuple[float, list[str]]:
-    """Which share of the episodes the model has not seen, and what is to be noted about it.
-
-    Raises:
-        ValueError: More is asked for than training held out.
-    """
-    training = read_config(model, "world_model").get("facts") or {}
-    seen = training.get("held_out")
-    if seen is None:
-        note = "the model does not say what it was trained on: see that the last episodes were not part of it"
-        return config.held_out or DEFAULT_SHARE, [note]
-    if training.get("data") != store.hash:
-        return config.held_out or DEFAULT_SHARE, ["the model was trained on other data than these"]
-    if config.held_out > seen:
-        raise ValueError(
-            f"held_out={config.held_out}, but {model} was trained on all but {seen}; use {seen} at most"
-        )
-    return config.held_out or seen, []
+    return Imagination(model.encode, model.rollout, context or longest, device, window=model.config.window)
 
 
 def evenly(positions: range, count: int) -> list[int]:

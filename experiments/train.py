@@ -154,8 +154,8 @@ def run(config: Config) -> Path:
 
 def encode_all(model: WorldModel, store: EpisodeStore, path: Path, encoder: str, config: Config) -> None:
     """Encode every frame once."""
-    window, dtype = config.encoder_window, config.cache_dtype
-    cache_latents(model.encoder.eval(), store, path, encoder, window=window, dtype=dtype)
+    seen = {"window": config.encoder_window, "stride": config.action_block}
+    cache_latents(model.encoder.eval(), store, path, encoder, **seen, dtype=config.cache_dtype)
 
 
 def open_loop_of(
@@ -171,7 +171,7 @@ def open_loop_of(
     Nothing, where the held-out episodes are too short.
     """
     actions, proprio = model.config.actions, model.config.proprio
-    eyes = Imagination(model.encode, model.rollout, model.dynamics.context)
+    eyes = Imagination(model.encode, model.rollout, model.dynamics.context, window=model.config.window)
     shown, fitted = (
         read_trajectories(eyes, store, part[:episodes], actions.per_step, proprio.dim > 0, keep_frames=False)
         for part in (held_out, train)

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from experiments.cli import main
-from experiments.evaluate import evenly, held_out_share, untrained_like
+from experiments.evaluate import evenly, untrained_like
+from experiments.frozen import held_out_share
 from experiments.worlds import coordinates, know
 from tests.worldmodel.evaluation.moving_point import episodes
 from worldmodel.data.episodes import EpisodeStore, EpisodeWriter
@@ -146,13 +147,11 @@ def test_data_without_states_and_of_no_known_world_are_measured_as_far_as_they_g
 
 
 def test_what_training_held_out_is_what_is_measured(trained: Path, tmp_path: Path) -> None:
-    from experiments.evaluate import Config
-
     store = EpisodeStore(trained / "data")
-    assert held_out_share(Config("m", "d"), trained / "train/model", store) == (0.34, [])
-    assert held_out_share(Config("m", "d", held_out=0.1), trained / "train/model", store) == (0.1, [])
+    assert held_out_share(0.0, trained / "train/model", store) == (0.34, [])
+    assert held_out_share(0.1, trained / "train/model", store) == (0.1, [])
     WorldModel.load(trained / "train/model").save(tmp_path / "copy")
-    share, notes = held_out_share(Config("m", "d"), tmp_path / "copy", store)
+    share, notes = held_out_share(0.0, tmp_path / "copy", store)
     assert share == 0.05 and "does not say" in notes[0]
     assert evenly(range(10, 20), 3) == [10, 14, 19] and evenly(range(3), 9) == [0, 1, 2]
 

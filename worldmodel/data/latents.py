@@ -50,6 +50,7 @@ def cache_latents(
     encoder_hash: str,
     *,
     window: int = 1,
+    stride: int = 1,
     dtype: str = "float32",
     batch_frames: int = 0,
 ) -> EpisodeStore:
@@ -69,6 +70,7 @@ def cache_latents(
         path: Directory of the cache.
         encoder_hash: Names the encoder's weights; a cache made with others is refused.
         window: Frames that each step sees, itself included; see ``encode_steps``.
+        stride: Steps of the data between these frames: those of one model step, as ``Windows`` takes them.
         dtype: How tokens are stored: ``"float32"``, or ``"float16"`` in half the space, with a relative error of 2^-11
             at most. They are read as float32.
         batch_frames: Frames that are encoded at once; 0: 64 on a CPU, 64 MiB of pixels on a GPU. A cache that was begun
@@ -83,6 +85,8 @@ def cache_latents(
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r} of cached latents is unknown; choose {' or '.join(DTYPES)}")
     wanted = {"data": store.hash, "encoder": encoder_hash, "window": window, "dtype": dtype}
+    if window > 1 and stride > 1:
+        wanted["stride"] = stride
     found = _check_fresh(path, wanted)
     device = next(encoder.parameters()).device
     limit = int(found.get("batch_frames", 0)) or batch_frames or _default_batch(store, device, window)
@@ -112,7 +116,7 @@ def cache_latents(
             episodes = read.pop().result()
             if number + 1 < len(groups):
                 read.append(reader.submit(_read, store, groups[number + 1]))
-            tokens = _encode(encoder, episodes, window, limit, device)
+            tokens = _encode(encoder, episodes, window, stride, limit, device)
             if written is not None:
                 written.result()
             written = writing.submit(write, group, tokens)
@@ -193,12 +197,25 @@ def _read(store: EpisodeStore, group: _Group) -> list[np.ndarray]:
 
 
 def _encode(
-    encoder: StepEncoder, episodes: list[np.ndarray], window: int, limit: int, device: torch.device
+    encoder: StepEncoder,
+    episodes: list[np.ndarray],
+    window: int,
+    stride: int,
+    limit: int,
+    device: torch.device,
 ) -> list[np.ndarray]:
     """The tokens of each episode, ``(T+1, N, D)`` float32."""
 
     def tokens(frames: np.ndarray) -> Tensor:
-        return encoder.encode_steps(torch.from_numpy(frames).to(device), window=window).float().cpu()
+        pixels = torch.from_numpy(frames).to(device)
+        if window == 1 or stride == 1 or pixels.shape[1] <= stride:
+            return encoder.encode_steps(pixels, window=window).float().cpu()
+        # Each step sees frames a stride apart: the frames with the same remainder are a clip of their own.
+        parts = [encoder.encode_steps(pixels[:, i::stride], window=window) for i in range(stride)]
+        found = parts[0].new_empty((*pixels.shape[:2], *parts[0].shape[2:]))
+        for i, part in enumerate(parts):
+            found[:, i::stride] = part
+        return found.float().cpu()
 
     longest = max(map(len, episodes))
     if len(episodes) == 1:
@@ -206,7 +223,7 @@ def _encode(
         parts = []
         for begin in range(0, longest, limit):
             # The frames before a part are what its first steps see; their own tokens are known already.
-            seen = max(0, begin - window + 1)
+            seen = max(0, begin - (window - 1) * stride)
             parts.append(tokens(frames[None, seen : begin + limit])[0, begin - seen :])
         return [torch.cat(parts).numpy() if len(parts) > 1 else parts[0].numpy()]
     # Shorter episodes are filled up at their end, which no earlier step sees.

@@ -21,6 +21,8 @@ Rollout = Callable[[Tensor, Tensor, Tensor], Tensor]
 Encode = Callable[[Tensor, Tensor | None], Tensor]
 #: Elements of a latent above which ``flat`` projects.
 WIDEST = 4096
+#: Bytes of uint8 pixels that are encoded at once: large pictures come in smaller groups.
+_PIXEL_BYTES = 2**26
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,9 @@ class Imagination:
         encode, rollout: Its functions; see the module.
         context: Steps that a prediction may look back on, ``M``.
         device: Where it is.
-        chunk: Frames that are encoded, and rollouts that are computed, at once.
+        chunk: Frames that are encoded, and rollouts that are computed, at once, at most; fewer frames where they are
+            large.
+        window: Frames that the encoding of a step sees, its own included.
     """
 
     encode: Encode
@@ -65,13 +69,21 @@ class Imagination:
     context: int = 1
     device: str = "cpu"
     chunk: int = 256
+    window: int = 1
 
     @torch.inference_mode()
     def latents(self, frames: np.ndarray, proprio: np.ndarray | None = None) -> Tensor:
-        """Latents ``(T+1, N, Z)`` of an episode's frames ``(T+1, C, H, W)``."""
-        body = None if proprio is None else torch.from_numpy(proprio).float()[None].to(self.device)
-        found = self.encode(torch.from_numpy(np.ascontiguousarray(frames))[None].to(self.device), body)
-        return found[0].float().cpu()
+        """Latents ``(T+1, N, Z)`` of an episode's frames ``(T+1, C, H, W)``; of a long one, part by part."""
+        size = min(self.chunk, max(1, _PIXEL_BYTES // max(1, frames[0].nbytes)))
+        parts = []
+        for begin in range(0, len(frames), size):
+            # The frames before a part are what its first steps see; their own latents are known already.
+            seen = max(0, begin - self.window + 1)
+            rows = slice(seen, begin + size)
+            pixels = torch.from_numpy(np.ascontiguousarray(frames[rows]))[None].to(self.device)
+            body = None if proprio is None else torch.from_numpy(proprio[rows]).float()[None].to(self.device)
+            parts.append(self.encode(pixels, body)[0, begin - seen :].float().cpu())
+        return torch.cat(parts)
 
     @torch.inference_mode()
     def imagine(self, latents: Sequence[Tensor], actions: Sequence[Tensor], plans: Tensor) -> Tensor:

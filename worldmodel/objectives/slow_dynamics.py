@@ -8,6 +8,7 @@ from torch import Tensor
 from worldmodel.models.dynamics.slow import SlowDynamics, slow_steps
 from worldmodel.models.world_model import WorldModel
 from worldmodel.objectives.base import Batch, Objective
+from worldmodel.objectives.known_latents import KnownLatents
 from worldmodel.objectives.predictions import (
     PredictionConfig,
     latents_of,
@@ -24,13 +25,15 @@ class SlowLatentDynamics(Objective):
     ``k`` steps, and the dynamics to predict it. The world model is frozen and in evaluation mode.
 
     Args:
-        model: A trained world model.
+        model: A trained world model, or what stands for it where its latents are cached.
         slow: Its slow level.
         config: Weights, distance and targets; steps and contexts are slow ones.
         seed: Keys what is drawn.
     """
 
-    def __init__(self, model: WorldModel, slow: SlowDynamics, config: PredictionConfig, seed: int) -> None:
+    def __init__(
+        self, model: WorldModel | KnownLatents, slow: SlowDynamics, config: PredictionConfig, seed: int
+    ) -> None:
         super().__init__()
         self.model = model.requires_grad_(False).eval()
         self.slow, self.config, self.seed = slow, config, seed

@@ -8,6 +8,7 @@ from torch import Tensor
 from worldmodel.models.value import ValueHead
 from worldmodel.models.world_model import WorldModel
 from worldmodel.objectives.base import Batch, Objective, ObjectiveConfig
+from worldmodel.objectives.known_latents import KnownLatents
 from worldmodel.objectives.predictions import latents_of
 from worldmodel.seeding import keyed_rng
 
@@ -35,7 +36,7 @@ class TemporalDistance(Objective):
     The world model is frozen and in evaluation mode; only the head is trained.
 
     Args:
-        model: A trained world model.
+        model: A trained world model, or what stands for it where its latents are cached.
         value: Predicts distances; its scale is set here.
         config: See :class:`TemporalDistanceConfig`.
         seed: Keys the choice of goals, with the samples' ids.
@@ -46,7 +47,12 @@ class TemporalDistance(Objective):
     """
 
     def __init__(
-        self, model: WorldModel, value: ValueHead, config: TemporalDistanceConfig, seed: int, window: int
+        self,
+        model: WorldModel | KnownLatents,
+        value: ValueHead,
+        config: TemporalDistanceConfig,
+        seed: int,
+        window: int,
     ) -> None:
         super().__init__()
         if value.config.target != "distance":
