@@ -6,49 +6,26 @@ at once: a policy gets a seed per task, drawn from the task's id.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from envs.agents import Goals, NoOp, Observation, Policy, RandomPolicy, Replay, Scripted
 from envs.seeding import keyed_rng
+from envs.statistics import wilson
 from envs.task import Task, TaskEnv, TaskSuite
 from envs.world import channels_first, make_world
 
+__all__ = [
+    "HOLD", "Goals", "NoOp", "Observation", "Policy", "RandomPolicy", "Replay", "Scripted", "TaskResult",
+    "evaluate", "wilson",
+]  # fmt: skip
 
-@dataclass(frozen=True)
-class Goals:
-    """What a policy is to reach: goal pictures (E, C, H, W) uint8; goal states (E, S) for privileged policies only."""
-
-    frames: np.ndarray
-    states: np.ndarray | None
-
-
-@dataclass(frozen=True)
-class Observation:
-    """What a policy sees: pictures (E, C, H, W) uint8; states (E, S) for privileged policies only."""
-
-    frames: np.ndarray
-    states: np.ndarray | None
-
-
-class Policy(Protocol):
-    """Acts in E environments at once.
-
-    Attributes:
-        privileged: whether it is shown states; a policy that is to work from pixels must not be.
-    """
-
-    privileged: bool
-
-    def reset(self, goals: Goals, seeds: np.ndarray) -> None:
-        """Begin E episodes; `seeds` (E,) int64 are all the randomness that each may use."""
-
-    def act(self, observation: Observation, active: np.ndarray) -> np.ndarray:
-        """Actions (E, K, A) float32 inside the bounds, executed in order; rows not in `active` (E,) are ignored."""
+#: Environment steps in a row at the goal that count as holding it.
+HOLD = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,36 +34,37 @@ class TaskResult:
 
     Attributes:
         id, label: the task's.
-        success: whether the goal was reached within the horizon.
-        steps: environment steps until success, or the horizon.
+        success: whether the goal was ever reached within the horizon.
+        final_success: whether it was reached at the end of the episode; the same if finished tasks freeze.
+        held: whether it was reached at `HOLD` consecutive steps; None if finished tasks freeze.
+        steps: environment steps until the first success, or the horizon.
         start_distance, final_distance: way to the goal in world units, at the start and at the end.
+        travelled: way in world units until the first success, or the horizon: the sum of the world's distances
+            between the states before and after each step.
+        efficiency: how straight the way was: what the distance to the goal fell by until the first success, as a
+            share of `travelled`, at most 1; None without success.
         seconds_per_decision: mean time of one call of `act`, divided by the tasks then active.
-        frames: pictures (steps + 1, C, H, W) uint8 of the episode, where they were asked for.
+        frames: pictures (T + 1, C, H, W) uint8 of the episode's T steps, where they were asked for.
         goal_frame: picture (C, H, W) uint8 of the goal, where frames were asked for.
     """
 
     id: int
     label: str
     success: bool
+    final_success: bool
+    held: bool | None
     steps: int
     start_distance: float
     final_distance: float
+    travelled: float
+    efficiency: float | None
     seconds_per_decision: float
     frames: np.ndarray | None = None
     goal_frame: np.ndarray | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the pictures."""
-        names = (
-            "id",
-            "label",
-            "success",
-            "steps",
-            "start_distance",
-            "final_distance",
-            "seconds_per_decision",
-        )
-        return {name: getattr(self, name) for name in names}
+        return {name: value for name, value in vars(self).items() if name not in ("frames", "goal_frame")}
 
 
 def evaluate(
@@ -97,6 +75,7 @@ def evaluate(
     record: Collection[int] = (),
     seed: int = 0,
     done: Collection[int] = (),
+    after_success: str = "freeze",
 ) -> list[TaskResult]:
     """Play the tasks of a suite, `num_envs` at a time, and return their results in the suite's order.
 
@@ -108,19 +87,22 @@ def evaluate(
         record: ids of the tasks whose pictures are kept.
         seed: of the policy; task i gets a seed drawn from (seed, i).
         done: ids of tasks to leave out, because an interrupted evaluation has their results.
+        after_success: "freeze" finished tasks, or "continue" each to its horizon, which shows whether a policy
+            stays at the goal.
 
     Raises:
-        ValueError: num_envs < 1, or the policy returned actions of a wrong shape, not finite or out of
-            bounds.
+        ValueError: num_envs < 1, an unknown `after_success`, or the policy returned actions of a wrong shape,
+            not finite or out of bounds.
     """
     if num_envs < 1:
         raise ValueError(f"num_envs is at least 1, not {num_envs}")
     tasks = [task for task in suite if task.id not in set(done)]
-    envs = [TaskEnv(make_world(suite.env_id), suite) for _ in range(min(num_envs, len(tasks)))]
+    envs = [TaskEnv(make_world(suite.env_id), suite, after_success) for _ in range(min(num_envs, len(tasks)))]
     results = []
     try:
         for first in range(0, len(tasks), num_envs):
-            for result in _play(envs, tasks[first : first + num_envs], policy, set(record), seed):
+            group = tasks[first : first + num_envs]
+            for result in _play(envs, group, policy, set(record), seed, after_success == "freeze"):
                 results.append(result)
                 if on_result is not None:
                     on_result(result)
@@ -130,52 +112,93 @@ def evaluate(
     return results
 
 
+class _Episode:
+    """What is kept of one task while it is played."""
+
+    def __init__(self, env: TaskEnv, task: Task, first: np.ndarray, record: bool) -> None:
+        self.env, self.task = env, task
+        self.film = [first.copy()] if record else []
+        self.states = [env.world.get_state()]
+        self.at_goal: list[bool] = []
+        self.seconds: list[float] = []
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, bool]:
+        """The next picture (C, H, W), and whether the task is over."""
+        observation, _, terminated, truncated, info = self.env.step(action)
+        frame = channels_first(observation)
+        if self.film:
+            self.film.append(frame.copy())
+        self.states.append(self.env.world.get_state())
+        self.at_goal.append(info["success"])
+        return frame, terminated or truncated
+
+    def result(self, goal_frame: np.ndarray, frozen: bool) -> TaskResult:
+        world, task, states = self.env.world, self.task, np.stack(self.states)
+        success = any(self.at_goal)
+        steps = self.at_goal.index(True) + 1 if success else len(self.at_goal)
+        travelled = float(world.distances(states[:steps], states[1 : steps + 1]).sum())
+        start, reached = (world.distance(states[i], task.goal) for i in (0, steps))
+        straight = min((start - reached) / travelled, 1.0) if travelled > 0 else 1.0
+        return TaskResult(
+            id=task.id,
+            label=task.label,
+            success=success,
+            final_success=self.at_goal[-1],
+            held=None if frozen else longest_run(self.at_goal) >= HOLD,
+            steps=steps,
+            start_distance=start,
+            final_distance=world.distance(states[-1], task.goal),
+            travelled=travelled,
+            efficiency=straight if success else None,
+            seconds_per_decision=float(np.mean(self.seconds)),
+            frames=np.stack(self.film) if self.film else None,
+            goal_frame=goal_frame if self.film else None,
+        )
+
+
+def longest_run(flags: Sequence[bool]) -> int:
+    """The greatest number of consecutive True."""
+    longest = run = 0
+    for flag in flags:
+        run = run + 1 if flag else 0
+        longest = max(longest, run)
+    return longest
+
+
 def _play(
-    envs: Sequence[TaskEnv], tasks: Sequence[Task], policy: Policy, record: set[int], seed: int
+    envs: Sequence[TaskEnv], tasks: Sequence[Task], policy: Policy, record: set[int], seed: int, frozen: bool
 ) -> list[TaskResult]:
     """Play one group of tasks to the end."""
-    envs = envs[: len(tasks)]
-    pairs = list(zip(envs, tasks, strict=True))
+    pairs = list(zip(envs, tasks, strict=False))
     frames = channels_first(np.stack([env.reset(options={"task": task.id})[0] for env, task in pairs]))
     goal_frames = channels_first(np.stack([env.goal_frame(task.id) for env, task in pairs]))
-    goal_states = np.stack([task.goal for task in tasks])
     seeds = np.array([keyed_rng("plan", seed, task.id).integers(2**63) for task in tasks], dtype=np.int64)
-    films = [[frame.copy()] for frame in frames]
-    seconds: list[list[float]] = [[] for _ in tasks]
+    episodes = [
+        _Episode(env, task, frame, task.id in record)
+        for (env, task), frame in zip(pairs, frames, strict=True)
+    ]
     active = np.ones(len(tasks), dtype=bool)
 
     # The policy gets copies, so that it can neither keep nor change what belongs to the evaluator.
-    policy.reset(Goals(goal_frames.copy(), goal_states.copy() if policy.privileged else None), seeds)
+    goals = Goals(goal_frames.copy(), None)
+    if policy.privileged:
+        states = np.stack([task.goal for task in tasks])
+        goals = Goals(goal_frames.copy(), states, tuple(task.id for task in tasks))
+    policy.reset(goals, seeds)
     while active.any():
-        states = np.stack([env.world.get_state() for env in envs]) if policy.privileged else None
+        observed = np.stack([e.states[-1] for e in episodes]) if policy.privileged else None
         began = time.perf_counter()
-        actions = policy.act(Observation(frames.copy(), states), active.copy())
+        actions = policy.act(Observation(frames.copy(), observed), active.copy())
         share = (time.perf_counter() - began) / active.sum()
         _check_actions(actions, active, envs[0], policy)
         for row in np.flatnonzero(active).tolist():
-            seconds[row].append(share)
+            episodes[row].seconds.append(share)
             for action in actions[row]:
-                frame, _, success, truncated, _ = envs[row].step(action)
-                frames[row] = channels_first(frame)
-                if tasks[row].id in record:
-                    films[row].append(frames[row].copy())
-                if success or truncated:
+                frames[row], over = episodes[row].step(action)
+                if over:
                     active[row] = False
                     break
-    return [
-        TaskResult(
-            id=task.id,
-            label=task.label,
-            success=env.world.success(env.world.get_state(), task.goal),
-            steps=env.steps,
-            start_distance=env.world.distance(task.start, task.goal),
-            final_distance=env.world.distance(env.world.get_state(), task.goal),
-            seconds_per_decision=float(np.mean(times)),
-            frames=np.stack(film) if task.id in record else None,
-            goal_frame=goal_frame if task.id in record else None,
-        )
-        for env, task, times, film, goal_frame in zip(envs, tasks, seconds, films, goal_frames, strict=True)
-    ]
+    return [e.result(goal_frame, frozen) for e, goal_frame in zip(episodes, goal_frames, strict=True)]
 
 
 def _check_actions(actions: np.ndarray, active: np.ndarray, env: TaskEnv, policy: Policy) -> None:
@@ -192,71 +215,3 @@ def _check_actions(actions: np.ndarray, active: np.ndarray, env: TaskEnv, policy
         raise ValueError(
             f"{name}.act returned an action that is not finite or outside the bounds of {space}; clip it"
         )
-
-
-class NoOp:
-    """Always the action zero, or what is nearest to it inside the bounds. The floor of every evaluation."""
-
-    privileged = False
-
-    def __init__(self, env_id: str) -> None:
-        space = make_world(env_id).action_space
-        self._action = np.clip(np.zeros(space.shape, np.float32), space.low, space.high)
-
-    def reset(self, goals: Goals, seeds: np.ndarray) -> None:
-        self._actions = np.tile(self._action, (len(seeds), 1, 1))
-
-    def act(self, observation: Observation, active: np.ndarray) -> np.ndarray:
-        return self._actions
-
-
-class RandomPolicy:
-    """Uniform random actions; each task's depend on its own seed only."""
-
-    privileged = False
-
-    def __init__(self, env_id: str) -> None:
-        self._space = make_world(env_id).action_space
-        if not (np.isfinite(self._space.low).all() and np.isfinite(self._space.high).all()):
-            raise ValueError(f"RandomPolicy needs finite action bounds, {env_id!r} has {self._space}")
-
-    def reset(self, goals: Goals, seeds: np.ndarray) -> None:
-        self._rngs = [np.random.default_rng(seed) for seed in seeds]
-
-    def act(self, observation: Observation, active: np.ndarray) -> np.ndarray:
-        rows = [rng.uniform(self._space.low, self._space.high) for rng in self._rngs]
-        return np.asarray(rows, dtype=np.float32)[:, None]
-
-
-class Scripted:
-    """The world's hand-written policy, which sees states: what is possible on the suite."""
-
-    privileged = True
-
-    def __init__(self, env_id: str) -> None:
-        self._world = make_world(env_id)
-
-    def reset(self, goals: Goals, seeds: np.ndarray) -> None:
-        assert goals.states is not None, "the evaluator shows states to privileged policies"
-        self._goals = goals.states
-
-    def act(self, observation: Observation, active: np.ndarray) -> np.ndarray:
-        assert observation.states is not None, "the evaluator shows states to privileged policies"
-        pairs = zip(observation.states, self._goals, strict=True)
-        return np.stack([self._world.scripted_action(state, goal) for state, goal in pairs])[:, None]
-
-
-def wilson(successes: int, n: int) -> tuple[float, float]:
-    """Wilson's 95% confidence interval (low, high) of a success rate (Wilson 1927); (0, 1) for n = 0.
-
-    Raises:
-        ValueError: not 0 <= successes <= n.
-    """
-    if not 0 <= successes <= n:
-        raise ValueError(f"{successes} successes of {n} tasks are impossible")
-    if n == 0:
-        return 0.0, 1.0
-    z, rate = 1.959963984540054, successes / n
-    center = (rate + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(center - half, 0.0), min(center + half, 1.0)

@@ -43,15 +43,17 @@ class SimulatorCost:
     several threads.
 
     Args:
-        env_id: a world that is simulated by MuJoCo alone.
+        env_id: a world. One that is not simulated by MuJoCo alone is stepped itself, one candidate after
+            another in one thread, pictures included, which is much slower.
         path: weight of the mean distance over the plan's L model steps, in which step t weighs t.
         final: weight of the distance after the last step.
         minimum: weight of the least distance on the way.
         threads: 0 for all cores that this process may use.
-        backend: "batch" (mujoco.batch) or "loop"; by default the first that this MuJoCo has.
+        backend: "batch" (mujoco.batch), "loop" (over simulations) or "world" (see `env_id`); by default the
+            first that this world and this MuJoCo have.
 
     Raises:
-        ValueError: the environment is unknown or not simulated by MuJoCo alone, or the backend is missing.
+        ValueError: the environment is unknown or has not what the backend needs, or the backend is missing.
     """
 
     def __init__(
@@ -64,10 +66,13 @@ class SimulatorCost:
         backend: str | None = None,
     ) -> None:
         world = make_world(env_id)
-        if missing := [name for name in ("model", "substeps", "controls") if not hasattr(world, name)]:
-            raise ValueError(f"{env_id!r} has no {', '.join(missing)}; see envs.simulate.MujocoWorld")
-        if backend not in (None, "batch", "loop"):
-            raise ValueError(f"unknown simulator backend {backend!r}; the choices are batch, loop")
+        missing = [name for name in ("model", "substeps", "controls") if not hasattr(world, name)]
+        if backend not in (None, "batch", "loop", "world"):
+            raise ValueError(f"unknown simulator backend {backend!r}; the choices are batch, loop, world")
+        if missing and backend in ("batch", "loop"):
+            raise ValueError(
+                f"{env_id!r} has no {', '.join(missing)}; see envs.simulate.MujocoWorld, or use backend='world'"
+            )
         if backend == "batch" and Batch is None:
             raise ValueError(
                 f"MuJoCo {mujoco.__version__} has no mujoco.batch; use backend='loop' or a newer MuJoCo"
@@ -76,10 +81,14 @@ class SimulatorCost:
         self.path, self.final, self.minimum = path, final, minimum
         self.action_low: np.ndarray = world.action_space.low
         self.action_high: np.ndarray = world.action_space.high
-        self._state_size = mujoco.mj_stateSize(self.world.model, _STATE)
+        self._state_size = world.get_state().size
         self._threads = threads or _cores()
-        use_batch = Batch is not None and backend != "loop"
-        self._simulate = self._simulate_batch if use_batch else self._simulate_loop
+        if missing or backend == "world":
+            self._simulate = self._simulate_world
+        elif Batch is None or backend == "loop":
+            self._simulate = self._simulate_loop
+        else:
+            self._simulate = self._simulate_batch
         self._batch: Any = None
         self._pool: ThreadPoolExecutor | None = None
 
@@ -113,13 +122,14 @@ class SimulatorCost:
                 "and (E, N, L, K, A)"
             )
         environments, candidates, length, block = plans.shape[:4]
-        controls = self.world.controls(plans).reshape(environments * candidates, length * block, -1)
+        actions = plans.reshape(environments * candidates, length * block, -1)
         rows = np.repeat(states, candidates, axis=0)
-        ends = self._simulate(rows, controls, block)
+        ends = self._simulate(rows, actions, block)
         return ends.reshape(environments, candidates, length, -1)
 
-    def _simulate_batch(self, rows: np.ndarray, controls: np.ndarray, block: int) -> np.ndarray:
-        """States (n, L, S) every `block` steps, from rows (n, S) under controls (n, L * K, nu)."""
+    def _simulate_batch(self, rows: np.ndarray, actions: np.ndarray, block: int) -> np.ndarray:
+        """States (n, L, S) every `block` steps, from rows (n, S) under actions (n, L * K, A)."""
+        controls = self.world.controls(actions)
         count, steps = controls.shape[:2]
         if self._batch is None or self._batch.nsim < count:
             self._batch = Batch(self.world.model, count, self._threads)
@@ -133,8 +143,9 @@ class SimulatorCost:
                 ends[:, step // block] = self._batch.state[:count]
         return ends
 
-    def _simulate_loop(self, rows: np.ndarray, controls: np.ndarray, block: int) -> np.ndarray:
+    def _simulate_loop(self, rows: np.ndarray, actions: np.ndarray, block: int) -> np.ndarray:
         """The same with one simulation after the other in each thread; MuJoCo lets go of the GIL while it steps."""
+        controls = self.world.controls(actions)
         model, ends = self.world.model, np.empty((len(rows), controls.shape[1] // block, rows.shape[1]))
 
         def work(share: range) -> None:
@@ -150,6 +161,19 @@ class SimulatorCost:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._threads)
         list(self._pool.map(work, [range(first, len(rows), self._threads) for first in range(self._threads)]))
+        return ends
+
+    def _simulate_world(self, rows: np.ndarray, actions: np.ndarray, block: int) -> np.ndarray:
+        """The same by the world's own `step`, for worlds that are simulated by something else."""
+        if not np.isfinite(actions).all():
+            raise ValueError("an action of a plan is NaN or infinite; check the planner that made it")
+        ends = np.empty((len(rows), actions.shape[1] // block, rows.shape[1]))
+        for i, plan in enumerate(actions):
+            self.world.set_state(rows[i])
+            for step, action in enumerate(plan):
+                self.world.step(action)
+                if (step + 1) % block == 0:
+                    ends[i, step // block] = self.world.get_state()
         return ends
 
 

@@ -6,7 +6,17 @@ import json
 import numpy as np
 import pytest
 
-from envs.evaluate import Goals, NoOp, Observation, RandomPolicy, Scripted, evaluate, wilson
+from envs.evaluate import (
+    HOLD,
+    Goals,
+    NoOp,
+    Observation,
+    RandomPolicy,
+    Replay,
+    Scripted,
+    evaluate,
+    longest_run,
+)
 from envs.task import TaskSuite
 
 TWO_ROOM = "worldmodel/TwoRoom-v0"
@@ -222,14 +232,64 @@ def test_bad_requests_are_named(suite):
         NoOp("worldmodel/Nowhere-v0")
 
 
-def test_wilson_against_known_values():
-    # Newcombe 1998, table I, method 3; and Agresti & Coull 1998 for 0 of 10.
-    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
-    assert wilson(15, 148) == pytest.approx((0.0624, 0.1605), abs=5e-5)
-    assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
-    assert wilson(1, 29) == pytest.approx((0.0061, 0.1718), abs=5e-5)
-    assert wilson(50, 50)[1] == 1.0 and wilson(0, 0) == (0.0, 1.0)
-    low, high = wilson(30, 100)
-    assert wilson(70, 100) == pytest.approx((1 - high, 1 - low))
-    with pytest.raises(ValueError, match="5 successes of 4"):
-        wilson(5, 4)
+def test_the_recorded_solutions_reach_every_goal_in_as_many_steps(suite):
+    results = evaluate(suite, Replay(suite), 7)
+    assert [r.steps for r in results] == [len(task.solution) for task in suite]
+    assert all(r.success and r.final_success and r.held is None for r in results)
+    # Also alone, and where the first tasks are left out: solutions belong to ids, not to places.
+    assert outcomes(evaluate(suite, Replay(suite), 1, done=range(15))) == outcomes(results)[15:]
+
+
+class ToTheGoalAndOn:
+    """Reaches a goal by the scripted policy, stays for some steps, then leaves it."""
+
+    privileged = True
+
+    def __init__(self, stay: int) -> None:
+        self.stay, self.scripted = stay, Scripted(TWO_ROOM)
+
+    def reset(self, goals: Goals, seeds: np.ndarray) -> None:
+        self.scripted.reset(goals, seeds)
+        self.goals, self.left = goals.states, np.full(len(seeds), self.stay)
+
+    def act(self, observation: Observation, active: np.ndarray) -> np.ndarray:
+        actions = self.scripted.act(observation, active)
+        gap = observation.states[:, 1:3] - self.goals[:, 1:3]
+        self.left -= np.hypot(*gap.T) <= 0.1
+        for row in np.flatnonzero(self.left < 0):
+            actions[row] = -np.sign(
+                observation.states[row, 1:3]
+            )  # to the middle of the floor, and through it
+        return actions
+
+
+def test_success_ever_at_the_end_and_held_are_told_apart(suite):
+    few = first(suite, 6)
+    stays = evaluate(few, Scripted(TWO_ROOM), 3, after_success="continue", record=[0])
+    assert all(r.success and r.final_success and r.held for r in stays)
+    assert len(stays[0].frames) == few.horizon + 1 and stays[0].steps == len(few[0].solution)
+    frozen = evaluate(few, Scripted(TWO_ROOM), 3)
+    assert [r.steps for r in stays] == [r.steps for r in frozen]  # until the first success, in either case
+    assert [r.efficiency for r in stays] == [r.efficiency for r in frozen]
+    leaves = evaluate(few, ToTheGoalAndOn(stay=2), 6, after_success="continue")
+    assert all(r.success and not r.held for r in leaves) and not any(r.final_success for r in leaves[:2])
+    assert all(r.final_success for r in evaluate(few, ToTheGoalAndOn(stay=2), 6))
+    with pytest.raises(ValueError, match="after_success='stop'"):
+        evaluate(few, Scripted(TWO_ROOM), 3, after_success="stop")
+
+
+def test_ten_steps_in_a_row_are_held():
+    assert longest_run([]) == 0 and longest_run([False]) == 0
+    nine = [True] * (HOLD - 1)
+    assert longest_run([*nine, False, *nine]) == HOLD - 1 and longest_run([False, *nine, True]) == HOLD
+
+
+def test_straight_ways_are_efficient_and_detours_are_not(suite):
+    few = first(suite, 10)
+    straight, noisy = evaluate(few, Scripted(TWO_ROOM), 10), evaluate(few, NoisyScripted(), 10)
+    assert all(0.75 < r.efficiency <= 1.0 for r in straight)
+    solved = [(a, b) for a, b in zip(straight, noisy, strict=True) if b.success]
+    assert len(solved) >= 5 and all(b.efficiency < a.efficiency for a, b in solved)
+    assert all(b.travelled > a.travelled for a, b in solved)
+    idle = evaluate(few, NoOp(TWO_ROOM), 10)
+    assert all(r.efficiency is None and r.travelled == 0.0 for r in idle)

@@ -9,6 +9,7 @@ from envs.simulate import SimulatorCost
 
 TWO_ROOM = "worldmodel/TwoRoom-v0"
 BACKENDS = [
+    "world",
     "loop",
     pytest.param("batch", marks=pytest.mark.skipif(simulate.Batch is None, reason="old MuJoCo")),
 ]
