@@ -21,6 +21,7 @@ from queue import SimpleQueue
 
 import numpy as np
 
+from envs.own_policy import PolicyError
 from envs.policies import ExploringPolicy, make_policy
 from envs.seeding import keyed_rng
 from envs.world import TaskWorld, channels_first, make_world
@@ -71,7 +72,7 @@ def collect(
         episodes: how many, counted from `start`, or the very indices that are wanted, such as those still
             missing.
         steps: model steps T per episode; each is `block` environment steps.
-        policy: exploring policy, see `envs.policies`.
+        policy: exploring policy, see `envs.policies`; "module:ClassName" imports, and so runs, code of the caller's.
         seed: of the random stream "collect"; episode i depends on (seed, i) only.
         workers: processes; 0 collects in this one. A script that uses workers needs `if __name__ ==
             "__main__":`.
@@ -81,6 +82,7 @@ def collect(
 
     Raises:
         ValueError: unknown environment, policy or option, or a number out of range; raised at the call.
+        PolicyError: the caller's own policy returned something that is no action; raised while iterating.
         WorkerDied: a worker process was killed; raised while iterating.
         RuntimeError: an episode failed in a worker process, with its traceback; raised while iterating.
     """
@@ -107,7 +109,12 @@ class _Collector:
         self.recipe = recipe
         self.world: TaskWorld = make_world(recipe.env_id)
         self.policy: ExploringPolicy = make_policy(
-            recipe.policy, self.world.action_space, recipe.block, recipe.policy_options
+            recipe.policy,
+            self.world.action_space,
+            recipe.block,
+            recipe.policy_options,
+            world=self.world,
+            own_code=True,
         )
 
     def episode(self, index: int) -> Episode:
@@ -115,16 +122,18 @@ class _Collector:
         rng = keyed_rng("collect", recipe.seed, index)
         frame, _ = world.reset(seed=int(rng.integers(2**63)))
         self.policy.reset(rng)
-        frames, states, actions = [frame], [world.get_state()], []
-        for _ in range(recipe.steps):
-            actions.append(self.policy.act(frame))
-            for action in actions[-1]:
-                frame, *_ = world.step(action)
+        frames, states = [frame], [world.get_state()]
+        actions: list[np.ndarray] = []  # of every environment step
+        for step in range(1, recipe.steps + 1):
+            while len(actions) < step * recipe.block:
+                for action in self.policy.act(frame):
+                    frame, *_ = world.step(action)
+                    actions.append(action)
             frames.append(frame)
             states.append(world.get_state())
         return {
             "frames": channels_first(np.stack(frames)),
-            "actions": np.stack(actions),
+            "actions": np.stack(actions).reshape(recipe.steps, recipe.block, -1),
             "states": np.stack(states),
         }
 
@@ -193,6 +202,8 @@ class _Worker:
                 'of memory, or started by a script without `if __name__ == "__main__":`; what was yielded before '
                 "is good, so collect the missing episodes again, with fewer workers if memory is short"
             ) from error
+        if isinstance(answer, PolicyError):
+            raise answer
         if isinstance(answer, str):
             raise RuntimeError(f"an episode among {batch[0]} to {batch[-1]} failed in its process:\n{answer}")
         return answer
@@ -216,7 +227,9 @@ def _serve(pipe: Connection, recipe: _Recipe) -> None:
             return
         try:
             collector = collector or _Collector(recipe)
-            answer: list[Episode] | str = [collector.episode(index) for index in batch]
+            answer: list[Episode] | str | PolicyError = [collector.episode(index) for index in batch]
+        except PolicyError as error:
+            answer = error
         except Exception:
             answer = traceback.format_exc()
         try:

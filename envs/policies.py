@@ -1,17 +1,21 @@
-"""Policies that explore: they make training data, see no goal and have no aim.
+"""Policies that explore: they make training data, and know nothing of the tasks that come later.
 
 What a world model learns depends on them. Independent random actions stay near where they start; a
-direction that is held for a few steps crosses rooms, runs into walls and finds the door.
+direction that is held for a few steps crosses rooms, runs into walls and finds the door; where things have to be
+pushed, only somebody with a goal pushes them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Protocol
+from dataclasses import dataclass, field, fields
+from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
+
+from envs.own_policy import OwnPolicy, PolicyError
+from envs.world import TaskWorld
 
 
 class ExploringPolicy(Protocol):
@@ -21,7 +25,11 @@ class ExploringPolicy(Protocol):
         """Begin an episode; every random choice in it is drawn from `rng`."""
 
     def act(self, observation: np.ndarray) -> np.ndarray:
-        """Actions (K, A) float32 inside the bounds, for an observation (H, W, C) uint8."""
+        """The next actions, float32 inside the bounds, for an observation (H, W, C) uint8.
+
+        (K, A), a whole model step; or (1, A) from a policy that has to look at the world after every environment
+        step. It is asked again until there are K.
+        """
 
 
 @dataclass
@@ -128,38 +136,124 @@ class SmoothRandom:
         return np.clip(middle + half * self.spread * actions, self.low, self.high).astype(np.float32)
 
 
-POLICIES: dict[str, type[UniformRandom] | type[HeldDirection] | type[SmoothRandom]] = {
+@dataclass
+class GoalDirected:
+    """Goes to one random goal after another, by the world's hand-written policy, with noise.
+
+    For worlds in which random actions seldom do what matters, such as pushing. It reads the simulator's state and is
+    asked at every environment step. Goals are those of `world.sample_task`, drawn from the episode's own random
+    numbers, so they are not the goals of any task suite.
+
+    Args:
+        low, high: action bounds (A,), finite.
+        world: the world that is acted in, with `sample_task`, `scripted_action` and `success`.
+        noise: standard deviation of the noise on every action, as a share of half the action range; 0: none.
+        wander: share of the time that is spent as `held_direction` instead, a few steps at a time. With noise=0
+            and wander=0, the data are the expert's; with wander=1, nothing has a goal.
+        patience: environment steps after which a goal that was not reached is given up.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+    world: TaskWorld
+    noise: float = 0.2
+    wander: float = 0.2
+    patience: float = 60
+    _aimless: HeldDirection = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if missing := [name for name in ("sample_task", "scripted_action") if not hasattr(self.world, name)]:
+            raise ValueError(
+                f"goal_directed needs a world with {' and '.join(missing)}, which this one lacks; "
+                "choose smooth_random or held_direction"
+            )
+        if self.noise < 0.0 or not 0.0 <= self.wander <= 1.0 or self.patience < 1:
+            raise ValueError(
+                "goal_directed needs noise >= 0, wander in [0, 1] and patience >= 1, not "
+                f"{self.noise}, {self.wander}, {self.patience}"
+            )
+        self._aimless = HeldDirection(self.low, self.high)
+
+    def reset(self, rng: np.random.Generator) -> None:
+        self._rng = rng
+        self._aimless.reset(rng)
+        self._goal: np.ndarray | None = None
+        self._left = 0.0
+        self._wandering = bool(rng.random() < self.wander)
+
+    def act(self, observation: np.ndarray) -> np.ndarray:
+        state = self.world.get_state()
+        if self._goal is None or self._left <= 0 or self.world.success(state, self._goal):
+            _, self._goal, _ = self.world.sample_task(self._rng)
+            self.world.set_state(state)  # a world may use its own simulation to find tasks
+            self._left = self.patience
+        self._left -= 1
+        if self._rng.random() < 0.1:
+            self._wandering = bool(self._rng.random() < self.wander)
+        if self._wandering:
+            return self._aimless.act(observation)
+        try:
+            action = np.asarray(self.world.scripted_action(state, self._goal), dtype=np.float64)
+        except ValueError as error:  # a world that has none
+            raise PolicyError(
+                f"goal_directed cannot act in this world: {error}; choose smooth_random or held_direction"
+            ) from error
+        noise = self._rng.standard_normal(self.low.size) * self.noise * (self.high - self.low) / 2
+        return np.clip(action + noise, self.low, self.high).astype(np.float32)[None]
+
+
+POLICIES: dict[str, type[UniformRandom | HeldDirection | SmoothRandom | GoalDirected]] = {
     "held_direction": HeldDirection,
     "uniform_random": UniformRandom,
     "smooth_random": SmoothRandom,
+    "goal_directed": GoalDirected,
 }
 
 
 def make_policy(
-    name: str, action_space: gym.spaces.Box, block: int = 1, options: Mapping[str, float] | None = None
+    name: str,
+    action_space: gym.spaces.Box,
+    block: int = 1,
+    options: Mapping[str, float] | None = None,
+    *,
+    world: TaskWorld | None = None,
+    own_code: bool = False,
 ) -> ExploringPolicy:
     """The exploring policy of this name.
 
     Args:
-        name: a key of `POLICIES`.
+        name: a key of `POLICIES`, or "module:ClassName", see `envs.own_policy`.
         action_space: the environment's; its bounds must be finite.
         block: environment steps K per model step.
         options: the policy's own settings, such as `{"switch": 0.1}`.
+        world: the world that will be acted in; `goal_directed` needs it.
+        own_code: whether "module:ClassName" is allowed. Say so only where the user wrote the name: importing a
+            module runs it, so a name out of a file must never get here.
 
     Raises:
-        ValueError: unknown name or option, unbounded actions, or block < 1.
+        ValueError: unknown name or option, unbounded actions, block < 1, or no world where one is needed.
     """
-    if name not in POLICIES:
-        raise ValueError(f"unknown exploring policy {name!r}; the choices are {', '.join(POLICIES)}")
+    if name not in POLICIES and not (own_code and ":" in name):
+        raise ValueError(
+            f"unknown exploring policy {name!r}; the choices are {', '.join(POLICIES)}"
+            + (", or module:ClassName for one of your own" if own_code else "")
+        )
     if not (np.isfinite(action_space.low).all() and np.isfinite(action_space.high).all()):
         raise ValueError(
             f"the policy {name!r} needs finite action bounds, the environment has {action_space}"
         )
     if block < 1:
         raise ValueError(f"a model step has at least 1 environment step, not {block}")
+    given = {"low": action_space.low, "high": action_space.high, "block": block, "world": world}
+    if name not in POLICIES:
+        return OwnPolicy(name, given, options or {})
     policy, options = POLICIES[name], dict(options or {})
-    choices = [field.name for field in fields(policy) if field.name not in ("low", "high", "block")]
+    known = [entry.name for entry in fields(policy) if entry.init]
+    choices = [option for option in known if option not in given]
     if unknown := sorted(set(options) - set(choices)):
-        known = ", ".join(choices) or "none"
-        raise ValueError(f"the policy {name!r} has no option {', '.join(unknown)}; its options are {known}")
-    return policy(action_space.low, action_space.high, block, **options)
+        said = ", ".join(choices) or "none"
+        raise ValueError(f"the policy {name!r} has no option {', '.join(unknown)}; its options are {said}")
+    if "world" in known and world is None:
+        raise ValueError(f"the policy {name!r} reads the world's state, and cannot be used without a world")
+    arguments: dict[str, Any] = {**{key: given[key] for key in given if key in known}, **options}
+    return policy(**arguments)
