@@ -77,10 +77,12 @@ def make_world(env_id: str) -> TaskWorld:
     """Make the world with this gymnasium id, without wrappers.
 
     A world from elsewhere is named with the module that registers it, `"my_package.worlds:My-v0"`; worker
-    processes import that module too.
+    processes import that module too. A MuJoCo environment of gymnasium that is no world, such as
+    `"Pusher-v5"`, becomes one by `envs.gym_world.gym_world`.
 
     Raises:
-        ValueError: the id is unknown, or the environment lacks a part of the contract.
+        ValueError: the id is unknown, or the environment lacks a part of the contract and is not simulated by
+            MuJoCo; or it would be drawn by OpenGL, and there is none (`envs.rendering.NoOpenGL`).
     """
     try:
         env = gym.make(env_id, disable_env_checker=True).unwrapped
@@ -88,10 +90,27 @@ def make_world(env_id: str) -> TaskWorld:
         choices = sorted(name for name in gym.registry if name.startswith(NAMESPACE + "/"))
         raise ValueError(
             f"cannot make the environment {env_id!r} ({str(error).splitlines()[0]}); the choices are "
-            f"{', '.join(choices)}, or 'module:Name-v0' for an environment that another module registers"
+            f"{', '.join(choices)}, a MuJoCo environment of gymnasium, or 'module:Name-v0' for an environment "
+            "that another module registers"
         ) from error
-    if missing := [name for name in (*_METHODS, "horizon", "task_mix") if not hasattr(env, name)]:
-        raise ValueError(f"the environment {env_id!r} has no {', '.join(missing)}; see envs.world.TaskWorld")
+    except AssertionError as error:  # what gymnasium-robotics says where it does not fit MuJoCo
+        raise ValueError(
+            f"the environment {env_id!r} fails while it is made (AssertionError {error}); another version of it "
+            "or of MuJoCo may not"
+        ) from error
+    missing = [name for name in (*_METHODS, "horizon", "task_mix") if not hasattr(env, name)]
+    if missing and not any(hasattr(env, name) for name in _METHODS if name != "set_state"):
+        from envs.gym_trial import is_mujoco  # loads MuJoCo, which other worlds may not need
+
+        if is_mujoco(env):
+            from envs.gym_world import gym_world
+
+            return cast(TaskWorld, gym_world(env))
+    if missing:
+        raise ValueError(
+            f"the environment {env_id!r} has no {', '.join(missing)}, which only a plain MuJoCo environment may "
+            "lack; see envs.world.TaskWorld and docs/extending.md"
+        )
     if not isinstance(env.action_space, gym.spaces.Box) or len(env.action_space.shape) != 1:
         raise ValueError(
             f"the action space of {env_id!r} is {env.action_space}; a Box of shape (A,) is needed"
