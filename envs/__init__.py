@@ -15,7 +15,16 @@ __all__ = ["describe", "make_world"]
 # Entry points are strings, so that MuJoCo is only loaded when a world is made. There is no
 # `max_episode_steps`: the time limit belongs to the task (envs.task.TaskEnv), and collection decides on its
 # own episode length.
-_WORLDS = {"TwoRoom-v0": "envs.two_room:TwoRoom", "Reacher-v0": "envs.reacher:Reacher"}
+_WORLDS = {
+    "TwoRoom-v0": "envs.two_room:TwoRoom",
+    "TwoRoomPublished-v0": "envs.two_room_published:TwoRoomPublished",
+    "TwoRoomRandomWall-v0": "envs.two_room_published:TwoRoomRandomWall",
+    "PointMaze-UMaze-v0": "envs.point_maze:PointMazeUMaze",
+    "PointMaze-Medium-v0": "envs.point_maze:PointMazeMedium",
+    "PointMaze-Large-v0": "envs.point_maze:PointMazeLarge",
+    "PointMazePublished-UMaze-v0": "envs.point_maze:PointMazePublishedUMaze",
+    "Reacher-v0": "envs.reacher:Reacher",
+}
 
 for _name, _entry_point in _WORLDS.items():
     if f"{NAMESPACE}/{_name}" not in gym.registry:
