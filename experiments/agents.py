@@ -11,7 +11,7 @@ from torch import Tensor
 
 from planners.base import Bounds, Cost, History
 from planners.cem import CEM, CEMConfig
-from planners.costs import GoalCostConfig, LatentCostFactory
+from planners.costs import GoalCostConfig, LatentCostFactory, LatentGoalCost
 from planners.mpc import MPCAgent, MPCConfig
 from worldmodel.models.world_model import WorldModel
 
@@ -49,8 +49,27 @@ class SimulatorPolicy:
         return self.agent.act(torch.from_numpy(observation.states), torch.from_numpy(active)).numpy()
 
 
+class SimulatorLatentPolicy:
+    """Searches with the true simulator, and judges by a world model's latents of pictures of what is imagined.
+
+    What planning could reach with these latents and perfect dynamics. Goals are pictures; the start is a state.
+    """
+
+    privileged = True
+
+    def __init__(self, agent: MPCAgent, encode: Callable[[Tensor], Tensor]) -> None:
+        self.agent, self._encode = agent, encode
+
+    def reset(self, goals: Goals, seeds: np.ndarray) -> None:
+        self.agent.reset(self._encode(torch.from_numpy(goals.frames)), seeds.tolist())
+
+    def act(self, observation: Observation, active: np.ndarray) -> np.ndarray:
+        return self.agent.act(torch.from_numpy(observation.states), torch.from_numpy(active)).numpy()
+
+
 #: What the first candidates of a search are drawn with.
 INIT_STDS = ("data", "bounds")
+_PICTURES_AT_ONCE = 128
 
 
 def latent_agent(
@@ -76,13 +95,8 @@ def latent_agent(
         ValueError: The planner's action block is not the model's, the model needs more than a picture, or the spread is
             to come from infinite bounds.
     """
+    check_one_picture(model)
     actions = model.config.actions
-    if model.takes_proprio or model.config.window > 1:
-        what = "proprioception" if model.takes_proprio else f"{model.config.window} frames at each step"
-        raise ValueError(
-            f"the model sees {what}, but an agent gives it one picture; train with "
-            f"{'proprio=false' if model.takes_proprio else 'encoder_window=1 dynamics.context=2'}"
-        )
     if planner.action_block != actions.per_step:
         raise ValueError(
             f"planner.action_block={planner.action_block}, but the model was trained with {actions.per_step} "
@@ -95,13 +109,37 @@ def latent_agent(
         device=device,
         context=model.dynamics.context,
     )
+    return MPCAgent(CEM(planner), factory, *first_plans(model, init_std), mpc)
+
+
+def check_one_picture(model: WorldModel) -> None:
+    """See that the model needs nothing but a picture at each step.
+
+    Raises:
+        ValueError: It needs more.
+    """
+    if model.takes_proprio or model.config.window > 1:
+        what = "proprioception" if model.takes_proprio else f"{model.config.window} frames at each step"
+        raise ValueError(
+            f"the model sees {what}, but an agent gives it one picture; train with "
+            f"{'proprio=false' if model.takes_proprio else 'encoder_window=1 dynamics.context=2'}"
+        )
+
+
+def first_plans(model: WorldModel, init_std: str) -> tuple[Bounds, Tensor, Tensor]:
+    """Bounds, mean ``(A,)`` and spread ``(A,)`` that searches for the model's actions begin with.
+
+    Raises:
+        ValueError: The spread is to come from infinite bounds.
+    """
+    actions = model.config.actions
     low, high = torch.tensor(actions.low), torch.tensor(actions.high)
     mean, std = torch.tensor(actions.mean), torch.tensor(actions.std)
     if init_std == "bounds":
         mean, std = (low + high) / 2, (high - low) / 2
         if not torch.isfinite(std).all():
             raise ValueError("init_std=bounds needs finite action bounds, and the model's are not; use data")
-    return MPCAgent(CEM(planner), factory, Bounds(low, high), mean, std, mpc)
+    return Bounds(low, high), mean, std
 
 
 def simulator_agent(env_id: str, planner: CEMConfig, cost: GoalCostConfig, mpc: MPCConfig) -> MPCAgent:
@@ -117,6 +155,58 @@ def simulator_agent(env_id: str, planner: CEMConfig, cost: GoalCostConfig, mpc: 
     low, high = torch.from_numpy(simulator.action_low), torch.from_numpy(simulator.action_high)
     middle, spread = (low + high) / 2, (high - low) / 2
     return MPCAgent(CEM(planner), make_cost, Bounds(low, high), middle, spread, mpc)
+
+
+def simulator_latent_policy(
+    env_id: str,
+    model: WorldModel,
+    planner: CEMConfig,
+    cost: GoalCostConfig,
+    mpc: MPCConfig,
+    device: str = "cpu",
+    init_std: str = "data",
+) -> SimulatorLatentPolicy:
+    """Plans with the simulator as dynamics and a world model's latents as eyes; see ``SimulatorLatentPolicy``.
+
+    Every imagined step of every candidate is drawn and encoded, so a decision costs as many encoded pictures as
+    ``samples * horizon * iterations``.
+
+    Raises:
+        ValueError: The model needs more than a picture, or the spread is to come from infinite bounds.
+    """
+    from envs.simulate import SimulatorCost
+    from envs.world import channels_first
+
+    check_one_picture(model)
+    simulator = SimulatorCost(env_id)
+    eyes = LatentCostFactory(model.to(device).eval().encode, model.rollout, cost, device=device)
+
+    def imagine(state: np.ndarray, plans: Tensor) -> Tensor:
+        """Latents ``(1, S, L, N, Z)`` of the pictures after each step of plans ``(1, S, L, K, A)``."""
+        ends = simulator.rollout(state[None], plans.cpu().numpy())[0]
+        pictures = np.stack([simulator.world.render_state(end) for end in ends.reshape(-1, ends.shape[-1])])
+        with torch.no_grad():
+            parts = [
+                model.encode(part.clone().to(device))
+                for part in torch.from_numpy(channels_first(pictures)).split(_PICTURES_AT_ONCE)
+            ]
+        return torch.cat(parts).reshape(1, *ends.shape[:2], *parts[0].shape[1:])
+
+    def make_cost(history: History) -> Cost:
+        states, goals = history.observations[:, -1].numpy(), history.goals.to(device)
+        # The place of a model's context is taken by the state, which the rollout knows.
+        no_past = torch.zeros(1, 0, 1, 1)
+        costs = [
+            LatentGoalCost(
+                lambda context, past, plans, state=state: imagine(state, plans),  # type: ignore[misc]
+                goal[None, None], no_past, goal[None], config=cost,
+            )
+            for state, goal in zip(states, goals, strict=True)
+        ]  # fmt: skip
+        return lambda plans: torch.cat([one(plans[row : row + 1]) for row, one in enumerate(costs)])
+
+    agent = MPCAgent(CEM(planner), make_cost, *first_plans(model, init_std), mpc)
+    return SimulatorLatentPolicy(agent, eyes.encode)
 
 
 def as_torch(cost: Callable[[np.ndarray], np.ndarray]) -> Cost:

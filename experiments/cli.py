@@ -120,7 +120,7 @@ def _run_job(job: str, args: list[str], jobs: Mapping[str, str], config_module: 
         raise UsageError(f"unknown job {job!r}{hint}; jobs are {', '.join(jobs)}")
     check_shadowing()
     module = _load(jobs[job])
-    with _processes(job, module):
+    with _processes(job, module, args):
         _run_module(job, module, args, config_module)
 
 
@@ -156,10 +156,14 @@ def _named(args: list[str], names: Sequence[str]) -> list[str]:
     return [*(f"{name}={word}" for name, word in zip(names, args[:bare], strict=False)), *args[bare:]]
 
 
-def _processes(job: str, module: ModuleType) -> AbstractContextManager[Any]:
-    """Join the processes that torchrun started, if it did."""
+def _processes(job: str, module: ModuleType, args: Sequence[str]) -> AbstractContextManager[Any]:
+    """Join the processes that torchrun started, if it did; with `shard=auto` each works for itself."""
     if _launched() == 1:
         return nullcontext()
+    if getattr(module, "SHARDED", False):
+        if "shard=auto" in args:
+            return nullcontext()
+        raise UsageError(f"{job} runs in one process; start it without torchrun, or with shard=auto")
     if not getattr(module, "DISTRIBUTED", False):
         raise UsageError(f"{job} runs in one process; start it without torchrun")
     return _load("worldmodel.training.distributed").processes()

@@ -21,7 +21,7 @@ from worldmodel.training.machine import choose_device, choose_precision
 from worldmodel.training.run import Run, config_hash
 
 #: Keys that say where or how fast to work, not what comes out.
-_NOT_THE_RESULT = ("out", "workers", "device", "threads", "num_envs", "log")
+_NOT_THE_RESULT = ("out", "workers", "device", "threads", "num_envs", "shard", "log")
 #: The same in the loop's settings. Processes, micro-batches and compilation change rounding at most.
 _NOT_THE_RESULT_OF_A_LOOP = (
     "accumulate",
@@ -34,7 +34,7 @@ _NOT_THE_RESULT_OF_A_LOOP = (
 _NOT_THE_RESULT_OF_A_CORPUS = ("max_damaged", "backend")
 
 
-def open_run(job: str, config: Any, inputs: dict[str, str] | None = None) -> Run:
+def open_run(job: str, config: Any, inputs: dict[str, str] | None = None, part: str = "") -> Run:
     """The run's directory: ``config.out``, or ``runs/<job>/<hash of the configuration>``.
 
     So the same command continues or finds its own run, and another configuration gets another directory.
@@ -44,6 +44,7 @@ def open_run(job: str, config: Any, inputs: dict[str, str] | None = None) -> Run
         config: Its settings.
         inputs: Hashes of what it reads. A finished run is not mistaken for one of other data or another model that
             have taken their place.
+        part: A directory below the run's, where a part of it is worked on, such as a shard.
     """
     values = {key: value for key, value in dataclasses.asdict(config).items() if key not in _NOT_THE_RESULT}
     for section, left_out in (("loop", _NOT_THE_RESULT_OF_A_LOOP), ("corpus", _NOT_THE_RESULT_OF_A_CORPUS)):
@@ -51,7 +52,7 @@ def open_run(job: str, config: Any, inputs: dict[str, str] | None = None) -> Run
             values[section] = {k: v for k, v in values[section].items() if k not in left_out}
     values["inputs"] = inputs or {}
     path = Path(config.out).expanduser() if config.out else Path("runs") / job / config_hash(values)
-    return Run(path, values, getattr(config, "log", None))
+    return Run(path / part, values, getattr(config, "log", None))
 
 
 def command_line(job: str) -> str:

@@ -120,7 +120,7 @@ def print_table(out: Path, summary: dict[str, Any]) -> None:
     for name in POLICIES:
         result = read_json(out / f"plan_{name}" / "results.json")
         low, high = result["interval"]
-        door, doors = result["other_room"]
+        door, doors = result["labels"].get("other room", (0, 0))
         reached = f"{result['successes']}/{result['episodes']}"
         print(f"{name:20} {reached:>13}   {low:5.0%} to {high:4.0%}   {f'{door}/{doors}':>16}")
     print(f"\n{summary['minutes']['total']:.1f} minutes in all. Open {out}/report.html")

@@ -2,50 +2,83 @@
 
 Example:
     worldmodel plan model=runs/train/<hash>/model
+    worldmodel plan suite=two_room model=runs/train/<hash>/model
     worldmodel plan agent=random
 """
 
-import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
-from envs.evaluate import NoOp, Policy, RandomPolicy, TaskResult, evaluate, wilson
-from envs.task import TaskSuite, make_suite
-from experiments.agents import INIT_STDS, LatentPolicy, SimulatorPolicy, latent_agent, simulator_agent
+from envs.evaluate import NoOp, Policy, RandomPolicy, Replay, Scripted, TaskResult, evaluate
+from envs.sharding import parse_shard, shard_indices, shard_name
+from envs.suites import load_suite
+from envs.task import AFTER_SUCCESS, TaskSuite, make_suite
+from experiments.agents import (
+    INIT_STDS,
+    LatentPolicy,
+    SimulatorPolicy,
+    latent_agent,
+    simulator_agent,
+    simulator_latent_policy,
+)
 from experiments.common import open_run, prepare
+from experiments.plan_files import FinishedTasks, summarise, versions
 from planners.cem import CEMConfig
 from planners.costs import GoalCostConfig
 from planners.mpc import MPCConfig
-from worldmodel.atomic import write_atomic, write_bytes, write_json
+from worldmodel.atomic import write_json
 from worldmodel.models.files import directory_hash
 from worldmodel.models.world_model import WorldModel
 from worldmodel.training.run import Run
 
-AGENTS = ("world_model", "simulator", "random", "noop")
+#: Agents, and whether they need a world model.
+AGENTS = {
+    "world_model": True,
+    "simulator_latent": True,
+    "simulator": False,
+    "scripted": False,
+    "replay": False,
+    "random": False,
+    "noop": False,
+}
+_ENV, _TASKS = "worldmodel/TwoRoom-v0", 100
+#: Processes that a launcher started work side by side with `shard=auto`.
+SHARDED = True
 
 
 @dataclass
 class Config:
     """Settings of an evaluation."""
 
-    #: world_model, or a control: simulator (the true simulator and distance), random or noop.
+    #: world_model, or a control: simulator_latent (the true simulator, judged by the model's latents), simulator (the
+    #: true simulator and distance), scripted (the world's hand-written policy), replay (the recorded solutions),
+    #: random or noop.
     agent: str = "world_model"
-    #: world_model: model directory that worldmodel train made.
+    #: world_model, simulator_latent: model directory that worldmodel train made.
     model: str = ""
-    #: Gymnasium id of the environment.
-    env: str = "worldmodel/TwoRoom-v0"
-    #: Held-out tasks: how many, and the seed that they are made from (collection draws from other streams).
-    tasks: int = 100
-    #: See tasks.
+    #: Task suite: the name of one that comes with the toolkit, or its file; empty: made for `env` from `tasks_seed`.
+    suite: str = ""
+    #: Gymnasium id of the environment; empty: the suite's, or worldmodel/TwoRoom-v0.
+    env: str = ""
+    #: Held-out tasks: how many, the first ones of a suite; 0: all of it, or 100 where they are made.
+    tasks: int = 0
+    #: Without a suite: the seed that tasks are made from (collection draws from other streams).
     tasks_seed: int = 0
+    #: Whether the model may have been trained in another environment, of the same actions and pictures.
+    other_world: bool = False
+    #: What follows a success: freeze, or continue to the horizon, which shows whether the agent stays at the goal.
+    after_success: str = "freeze"
     #: Run directory; empty: runs/plan/<hash of the configuration>.
     out: str = ""
     #: Environments at once; outcomes do not depend on it.
     num_envs: int = 10
+    #: Play only the tasks at positions i, i + n, ...: "i/n", or "auto" under torchrun or in a Slurm array. The same
+    #: command without it puts the shards together.
+    shard: str = ""
     planner: CEMConfig = field(default_factory=CEMConfig)
     cost: GoalCostConfig = field(default_factory=GoalCostConfig)
     mpc: MPCConfig = field(default_factory=MPCConfig)
@@ -61,132 +94,141 @@ class Config:
     def __post_init__(self) -> None:
         if self.agent not in AGENTS:
             raise ValueError(f"agent={self.agent!r} is unknown; choose one of {', '.join(AGENTS)}")
-        if (self.agent == "world_model") != bool(self.model):
+        if AGENTS[self.agent] != bool(self.model):
             raise ValueError(
-                "agent=world_model needs model=MODEL_DIRECTORY, which worldmodel train makes"
-                if self.agent == "world_model"
+                f"agent={self.agent} needs model=MODEL_DIRECTORY, which worldmodel train makes"
+                if AGENTS[self.agent]
                 else f"agent={self.agent} uses no world model: leave model out"
             )
         if self.init_std not in INIT_STDS:
             raise ValueError(f"init_std={self.init_std!r} is unknown; choose {' or '.join(INIT_STDS)}")
-        if self.tasks < 1 or self.num_envs < 1:
-            raise ValueError("tasks and num_envs must be at least 1")
+        if self.after_success not in AFTER_SUCCESS:
+            raise ValueError(
+                f"after_success={self.after_success!r} is unknown; choose {' or '.join(AFTER_SUCCESS)}"
+            )
+        if self.tasks < 0 or self.num_envs < 1:
+            raise ValueError("tasks must not be negative, and num_envs at least 1")
+        parse_shard(self.shard)
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Evaluate the tasks that are missing and return the results."""
-    suite = make_suite(config.env, config.tasks, config.tasks_seed)
+    """Play the tasks that are missing and return the results."""
+    suite, shard = load_tasks(config), parse_shard(config.shard)
     model = directory_hash(Path(config.model)) if config.model else ""
-    make_policy(config, "cpu")  # says what is wrong before there is a directory
-    job = open_run("plan", config, {"model": model, "suite": suite.hash})
-    policy = make_policy(config, prepare(job, config.device, config.threads))
-    log = job.path / "tasks.jsonl"
-    done = _read_done(log)
+    policy_on = load_policy(config, suite)  # says what is wrong before there is a directory
+    part = f"shards/{shard_name(shard)}" if shard else ""
+    job = open_run("plan", config, {"model": model, "suite": suite.hash}, part)
+    policy = policy_on(prepare(job, config.device, config.threads))
+    finished = FinishedTasks(job.path)
+    if shard is None:
+        finished.take_over(job.path / "shards", job.config)
+    mine = [suite.tasks[index].id for index in shard_indices(len(suite), shard)]
+    left_out = {task.id for task in suite} - set(mine)
     bar = tqdm(
-        total=config.tasks,
-        initial=len(done),
-        desc=f"plan ({config.agent})",
-        unit="task",
-        disable=None,
+        total=len(mine), initial=len(finished.rows), desc=f"plan ({config.agent})", unit="task", disable=None,
         leave=False,
-    )
+    )  # fmt: skip
 
     def keep(result: TaskResult) -> None:
-        save_episode(job.path / "episodes" / f"{result.id:04d}.npz", result)
-        with open(log, "a") as file:
-            file.write(json.dumps(result.to_json()) + "\n")
-        done[result.id] = result.to_json()
+        finished.add(result)
         job.record_seconds()
         bar.update()
 
-    (job.path / "episodes").mkdir(exist_ok=True)
     suite.save(job.path / "suite.json")
     evaluate(
         suite,
         policy,
         config.num_envs,
         on_result=keep,
-        record=range(config.tasks),
+        record=mine,
         seed=config.seed,
-        done=tuple(done),
+        done=left_out | finished.rows.keys(),
+        after_success=config.after_success,
     )
     bar.close()
-    return write_results(job, config, suite, [done[i] for i in sorted(done)])
+    found = {"shard": shard_name(shard)} if shard else results_of(job, config, suite, finished.sorted())
+    if shard is None:
+        write_json(job.path / "results.json", found)
+    if job.done is None:
+        job.finish({key: found[key] for key in ("successes", "episodes") if key in found} or found)
+    job.close()
+    return {**found, "episodes": len(mine), "path": str(job.path if shard else job.path / "results.json")}
 
 
 def outcome(results: dict[str, Any]) -> str:
     """What the command says at its end."""
+    if "shard" in results:
+        return (
+            f"{results['episodes']} tasks played, shard {results['shard']} ({results['path']}); when all shards are "
+            "done, the same command without shard puts them together"
+        )
     low, high = results["interval"]
     reached = f"{results['successes']} of {results['episodes']} goals reached"
     return f"{reached} (95% interval {low:.0%} to {high:.0%}); {results['path']}"
 
 
-def make_policy(config: Config, device: str) -> Policy:
-    """The policy that the configuration names.
+def load_tasks(config: Config) -> TaskSuite:
+    """The tasks that the configuration names.
 
     Raises:
-        ValueError: The model was trained in another environment.
+        ValueError: There is no such suite, it has fewer tasks, or it belongs to another environment.
     """
-    if config.agent == "noop":
-        return NoOp(config.env)
-    if config.agent == "random":
-        return RandomPolicy(config.env)
-    if config.agent == "simulator":
-        return SimulatorPolicy(simulator_agent(config.env, config.planner, config.cost, config.mpc))
-    model = WorldModel.load(config.model)
-    if model.config.env_id != config.env:
+    if not config.suite:
+        return make_suite(config.env or _ENV, config.tasks or _TASKS, config.tasks_seed)
+    suite = load_suite(config.suite)
+    if config.env not in ("", suite.env_id):
         raise ValueError(
-            f"{config.model} was trained in {model.config.env_id}, not in env={config.env}; give env=..."
+            f"the tasks of suite={config.suite} belong to {suite.env_id}, not to env={config.env}; leave env out"
         )
-    return LatentPolicy(latent_agent(model, config.planner, config.cost, config.mpc, device, config.init_std))
+    return suite.first(config.tasks) if config.tasks else suite
 
 
-def write_results(job: Run, config: Config, suite: TaskSuite, tasks: list[dict[str, Any]]) -> dict[str, Any]:
-    """Summarise the tasks into ``results.json``."""
-    successes = sum(task["success"] for task in tasks)
-    results = {
+def load_policy(config: Config, suite: TaskSuite) -> Callable[[str], Policy]:
+    """Load what the agent needs, once, and see that it fits; the answer makes the policy on a device.
+
+    Raises:
+        ValueError: The model was trained in another environment, or something else does not fit.
+    """
+    search, env = (config.planner, config.cost, config.mpc), suite.env_id
+    if config.agent == "simulator":
+        return lambda device: SimulatorPolicy(simulator_agent(env, *search))
+    if not AGENTS[config.agent]:
+        policy = Replay(suite) if config.agent == "replay" else _CONTROLS[config.agent](env)
+        return lambda device: policy
+    model = WorldModel.load(config.model)
+    if model.config.env_id != env and not config.other_world:
+        raise ValueError(
+            f"{config.model} was trained in {model.config.env_id}, not in env={env}; give env=..., or say "
+            "other_world=true if actions and pictures are the same"
+        )
+
+    def make(device: str) -> Policy:
+        if config.agent == "simulator_latent":
+            return simulator_latent_policy(env, model, *search, device, config.init_std)
+        return LatentPolicy(latent_agent(model, *search, device, config.init_std))
+
+    make("cpu")
+    return make
+
+
+_CONTROLS: dict[str, Callable[[str], Policy]] = {"scripted": Scripted, "random": RandomPolicy, "noop": NoOp}
+
+
+def results_of(job: Run, config: Config, suite: TaskSuite, tasks: list[dict[str, Any]]) -> dict[str, Any]:
+    """What ``results.json`` has: how it went, and all that is needed to do it again."""
+    return {
         "agent": config.agent,
+        "env": suite.env_id,
         "model": job.config["inputs"]["model"],
         "suite": suite.hash,
-        "episodes": len(tasks),
-        "successes": successes,
-        "interval": wilson(successes, len(tasks)),
-        "other_room": [
-            sum(t["success"] for t in tasks if t["label"] == "other room"),
-            sum(t["label"] == "other room" for t in tasks),
-        ],
-        "seconds_per_decision": float(np.mean([t["seconds_per_decision"] for t in tasks])),
+        "suite_name": suite.name,
+        "horizon": suite.horizon,
+        "after_success": config.after_success,
+        "seeds": {"plan": config.seed, "tasks": None if config.suite else config.tasks_seed},
+        "versions": versions(),
+        **summarise(tasks, suite.horizon),
         "tasks": tasks,
     }
-    write_json(job.path / "results.json", results)
-    if job.done is None:
-        job.finish({"successes": successes, "episodes": len(tasks)})
-    job.close()
-    return {**results, "path": str(job.path / "results.json")}
-
-
-def save_episode(path: Path, result: TaskResult) -> None:
-    """Keep an episode's frames ``(steps + 1, C, H, W)`` and its goal's picture, for reports."""
-
-    frames, goal = result.frames, result.goal_frame
-    assert frames is not None and goal is not None, "every task is recorded"
-
-    def write(file: Path) -> None:
-        with open(file, "wb") as stream:
-            np.savez_compressed(stream, frames=frames, goal=goal)
-
-    write_atomic(path, write)
-
-
-def _read_done(path: Path) -> dict[int, dict[str, Any]]:
-    """Finished tasks of an interrupted evaluation; a line that was cut short does not count."""
-    if not path.exists():
-        return {}
-    content = path.read_text()
-    whole = content[: content.rfind("\n") + 1]
-    if whole != content:
-        write_bytes(path, whole.encode())
-    return {task["id"]: task for task in map(json.loads, whole.splitlines())}
 
 
 if __name__ == "__main__":
