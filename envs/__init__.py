@@ -23,6 +23,8 @@ _WORLDS = {
     "PointMaze-Medium-v0": "envs.point_maze:PointMazeMedium",
     "PointMaze-Large-v0": "envs.point_maze:PointMazeLarge",
     "PointMazePublished-UMaze-v0": "envs.point_maze:PointMazePublishedUMaze",
+    "PushT-v0": "envs.push_t:PushT",
+    "PushTCoverage-v0": "envs.push_t:PushTCoverage",
     "Reacher-v0": "envs.reacher:Reacher",
 }
 
