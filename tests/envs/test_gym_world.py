@@ -243,17 +243,17 @@ def test_a_stepped_world_says_that_the_simulator_cannot_stand_in(draws: None, re
 
 def test_success_distance_and_labels_agree(draws: None) -> None:
     world: Any = make_world("Reacher-v5")
-    rng, labels = np.random.default_rng(1), set()
+    rng, labels = np.random.default_rng(1), []
     before = world.get_state()
-    for _ in range(10):
+    for _ in range(20):
         start, goal, label = world.sample_task(rng)
         distance = world.distance(start, goal)
         assert world.success(goal, goal) and world.distance(goal, goal) == 0
         assert not world.success(start, goal)
         assert world.distances(np.stack([start, goal]), goal).tolist() == [distance, 0]
-        assert (label == "hard") == (distance >= 2.0)
-        labels.add(label)
-    assert labels == set(world.task_mix)
+        labels.append((distance, label))
+    assert {label for _, label in labels} == set(world.task_mix)
+    assert max(d for d, label in labels if label == "easy") < min(d for d, label in labels if label == "hard")
     np.testing.assert_array_equal(world.get_state(), before)  # it is where it was
     near = goal.copy()
     near[1:3] += 0.09  # rad, both joints of the arm
@@ -262,14 +262,30 @@ def test_success_distance_and_labels_agree(draws: None) -> None:
     assert not world.success(near, goal)
 
 
-def test_tasks_are_certified_by_what_an_explorer_did(draws: None) -> None:
-    suite = make_suite("Reacher-v5", 2, seed=0, protocol="ahead", ahead=10)
+@pytest.mark.parametrize(
+    ("env_id", "protocol"),
+    [("Reacher-v5", "scripted"), ("test/HalfForce-v0", "scripted"), ("Reacher-v5", "ahead")],
+)
+def test_tasks_are_certified_by_what_an_explorer_did(
+    draws: None, registered: None, env_id: str, protocol: str
+) -> None:
+    suite = make_suite(env_id, 2, seed=0, protocol=protocol, ahead=10)
     suite.verify()
-    assert suite.hash == make_suite("Reacher-v5", 2, seed=0, protocol="ahead", ahead=10).hash
+    again = make_suite(env_id, 2, seed=0, protocol=protocol, ahead=10)
+    assert suite.hash == again.hash
+    assert {len(task.solution) for task in suite} <= set(range(1, 26))
+
+
+def test_there_is_no_policy_for_any_other_goal(draws: None) -> None:
     world: Any = make_world("Reacher-v5")
-    assert world.protocol == "ahead"
-    with pytest.raises(ValueError, match='protocol="ahead"'):
-        world.scripted_action(suite[0].start, suite[0].goal)
+    start, goal, _ = world.sample_task(np.random.default_rng(0))
+    assert world.scripted_action(start, goal).any()
+    late = start.copy()
+    late[0] += 26 * 0.02  # a step after the last
+    assert not world.scripted_action(late, goal).any()
+    for other in (world, make_world("Reacher-v5")):
+        with pytest.raises(ValueError, match="nobody wrote a policy for Reacher-v5"):
+            other.scripted_action(start, start)
 
 
 def test_settings_have_an_id_of_their_own(draws: None, registered: None) -> None:
