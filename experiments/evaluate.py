@@ -8,7 +8,8 @@ Example:
     worldmodel evaluate model=runs/train/<hash>/model data=data/two_room control=true decoder=true
 """
 
-from dataclasses import dataclass, field
+import logging
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,20 @@ from experiments.frozen import check_actions, held_out_share
 from experiments.worlds import know
 from worldmodel.atomic import read_json, write_atomic, write_json
 from worldmodel.data.episodes import EpisodeStore
-from worldmodel.evaluation.model_study import Plan, measure, table
+from worldmodel.evaluation.model_study import Plan, card_of, measure, table
 from worldmodel.evaluation.open_loop import HORIZONS
 from worldmodel.evaluation.plannability import plannability
 from worldmodel.evaluation.state_probes import MLPProbeConfig
 from worldmodel.evaluation.surprise import example_events, make_events
 from worldmodel.evaluation.trajectories import Imagination, Trajectory, read_trajectories
+from worldmodel.models.card import note_in_card
 from worldmodel.models.files import directory_hash
+from worldmodel.models.parts import load_value
+from worldmodel.models.value import ValueHead
 from worldmodel.models.world_model import WorldModel
 from worldmodel.report.evaluation_report import write_evaluation_report
+
+logger = logging.getLogger(__name__)
 
 KIND = "world_model_evaluation"
 
@@ -93,7 +99,11 @@ def run(config: Config) -> dict[str, Any]:
     share, notes = held_out_share(config.held_out, path, store)
     train, held_out = split_episodes(store, share)
 
-    job = open_run("evaluate", config, {"data": store.hash, "model": directory_hash(path)})
+    inputs = {"data": store.hash, "model": directory_hash(path)}
+    value = value_head(path)
+    if value is not None:
+        inputs["value"] = directory_hash(path / "value")
+    job = open_run("evaluate", config, inputs)
     if job.done is None:
         device = prepare(job, config.device, config.threads)
         parts = Parts(store, evenly(held_out, config.episodes), evenly(train, config.train_episodes))
@@ -120,13 +130,15 @@ def run(config: Config) -> dict[str, Any]:
         plan = Plan(
             config.horizons, world.targets, config.probe, world.distances, config.pairs,
             events if config.events else None, model.config.actions.std, meta.get("action_names") or [], config.seed,
+            value,
         )  # fmt: skip
         results, arrays = measure(trained, shown, fitted, plan)
         found["models"] = {"trained": results}
         if config.control:
             control = untrained_like(model, first_frames(fitted), config.seed)
             blank = imagination(control.to(device), config.context, device)
-            found["models"]["untrained"], more = measure(blank, *parts.of(blank, control), plan)
+            alone = replace(plan, value=None)
+            found["models"]["untrained"], more = measure(blank, *parts.of(blank, control), alone)
             arrays |= {f"untrained.{name}": values for name, values in more.items()}
         if world.distances is not None:
             found["pixels"], points = plannability(
@@ -144,7 +156,29 @@ def run(config: Config) -> dict[str, Any]:
         job.finish({"held_out": len(shown)})
     job.close()
     write_evaluation_report(job.path)
-    return {**read_json(job.path / "results.json"), "path": str(job.path)}
+    results = read_json(job.path / "results.json")
+    note(path, store, results)
+    return {**results, "path": str(job.path)}
+
+
+def note(model: Path, store: EpisodeStore, results: dict[str, Any]) -> None:
+    """Write the figures into the model's card, one section for each dataset; the model's hash stays."""
+    body = f"By `worldmodel evaluate`; data {store.hash}.\n\n{card_of(results)}"
+    try:
+        note_in_card(model, f"Measured on {store.path.resolve().name}", body)
+    except OSError as error:
+        logger.warning("the card in %s stays as it is: %s", model, error)
+
+
+def value_head(model: Path) -> ValueHead | None:
+    """The value head beside a model, if there is one that was trained on its latents."""
+    if not (model / "value" / "config.json").is_file():
+        return None
+    try:
+        return load_value(model / "value", model)
+    except ValueError as error:
+        logger.warning("the value head is left out: %s", error)
+        return None
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ class Config:
     slow: SlowConfig = field(default_factory=SlowConfig)
     dynamics: Any = MISSING
     objective: PredictionConfig = field(default_factory=PredictionConfig)
-    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=1000, batch_size=128))
+    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=3000, batch_size=128))
     log: LogConfig = field(default_factory=LogConfig)
     #: Slow steps of a training window, and so of the rollout loss.
     window: int = 4

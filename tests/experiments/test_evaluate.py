@@ -20,6 +20,8 @@ from worldmodel.data.episodes import EpisodeStore, EpisodeWriter
 from worldmodel.models.dynamics.adaln import AdaLNDynamicsConfig
 from worldmodel.models.files import directory_hash
 from worldmodel.models.heads import PatchHeadConfig
+from worldmodel.models.parts import save_value
+from worldmodel.models.value import ValueConfig, ValueHead
 from worldmodel.models.video_encoder import VideoEncoderConfig
 from worldmodel.models.world_model import ActionSpec, ProprioSpec, WorldModel, WorldModelConfig
 
@@ -88,6 +90,40 @@ def test_everything_is_measured_and_shown(
     assert main(["report", f"run={tmp_path}/both"]) == 0
     both = (tmp_path / "both/report.html").read_text()
     assert "2 world models compared" in both and "second" in both
+
+
+def test_the_models_card_says_what_was_measured_and_its_hash_stays(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("experiments.evaluate.write_evaluation_report", lambda path: path)
+    shutil.copytree(trained / "train/model", tmp_path / "model")
+    before, card = directory_hash(tmp_path / "model"), (tmp_path / "model/README.md").read_text()
+    given = [f"model={tmp_path}/model", f"data={trained}/data", *SMALL]
+    assert main(["evaluate", *given, f"out={tmp_path}/out"]) == 0
+    found = (tmp_path / "model/README.md").read_text()
+    assert found.startswith(card.rstrip()) and "\n\n## Measured on data\n" in found
+    assert "| cost vs distance, rho within episodes | " in found and "4 held-out episodes" in found
+    assert EpisodeStore(trained / "data").hash in found.partition("## Measured")[2]
+    assert directory_hash(tmp_path / "model") == before
+    # Again, with a value head beside the model: another evaluation, and the same section.
+    head = ValueHead(ValueConfig(hidden=8), 32)
+    save_value(tmp_path / "model/value", head, before)
+    assert main(["evaluate", *given, f"out={tmp_path}/second", "control=true"]) == 0
+    models = json.loads((tmp_path / "second/results.json").read_text())["models"]
+    assert set(models["trained"]) - set(models["untrained"]) == {"plannability_value"}
+    found = (tmp_path / "model/README.md").read_text()
+    assert found.count("## Measured") == 1 and "| value head vs distance, rho within episodes | " in found
+    # A head of another model is left out, and a directory that cannot be written costs no results.
+    save_value(tmp_path / "model/value", head, "another")
+
+    def full(model: Path, title: str, body: str) -> None:
+        raise OSError(30, "Read-only file system", str(model))
+
+    monkeypatch.setattr("experiments.evaluate.note_in_card", full)
+    assert main(["evaluate", *given, f"out={tmp_path}/third"]) == 0
+    third = json.loads((tmp_path / "third/results.json").read_text())["models"]["trained"]
+    assert "plannability_value" not in third
+    assert "the value head is left out" in caplog.text and "stays as it is" in caplog.text
 
 
 def test_the_same_figures_come_out_twice(

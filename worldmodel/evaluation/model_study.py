@@ -10,13 +10,19 @@ import numpy as np
 import torch
 
 from worldmodel.evaluation.open_loop import BASELINES, HORIZONS, open_loop
-from worldmodel.evaluation.plannability import Distances, plannability
+from worldmodel.evaluation.plannability import Cost, Distances, plannability
 from worldmodel.evaluation.sensitivity import action_sensitivity
 from worldmodel.evaluation.state_probes import MLPProbeConfig, Targets, probe_states
 from worldmodel.evaluation.surprise import EventSet, score_events
 from worldmodel.evaluation.trajectories import Imagination, Trajectory, flat
 from worldmodel.training.monitors import effective_rank
 
+#: What tables call the costs whose order is compared with that of true distances.
+COSTS = {
+    "plannability": "cost vs distance",
+    "plannability_imagined": "the same, imagined",
+    "plannability_value": "value head vs distance",
+}
 #: Steps that the cost of imagined latents is measured after, or fewer where episodes are short.
 IMAGINED = 10
 
@@ -30,6 +36,7 @@ class Plan:
         targets: What probes read; None: no probes.
         distances: The true distance; None: no plannability.
         events: For surprise; None: none.
+        value: Of the model's value head; None: it has none.
         action_std, action_names: Of the training's actions.
     """
 
@@ -42,6 +49,7 @@ class Plan:
     action_std: Sequence[float] = ()
     action_names: Sequence[str] = ()
     seed: int = 0
+    value: Cost | None = None
 
 
 def measure(
@@ -84,6 +92,10 @@ def measure(
             held_out, plan.distances, plan.pairs, plan.seed, model=model, horizon=horizon
         )
         results["plannability_imagined"] = {"horizon": horizon, **imagined}
+        if plan.value is not None:
+            results["plannability_value"], _ = plannability(
+                held_out, plan.distances, plan.pairs, plan.seed, cost_of=plan.value
+            )
     if plan.events is not None:
         results["surprise"], traces = score_events(model, held_out, plan.events)
         arrays |= {f"surprise.{name}": values for name, values in traces.items()}
@@ -101,6 +113,19 @@ def table(results: Mapping[str, Any]) -> str:
         for line in lines
     ]
     return "\n".join(text)
+
+
+def card_of(results: Mapping[str, Any]) -> str:
+    """The table in Markdown, for a model's card: the model beside its baselines."""
+    lines = ["| | this model | beside it |", "|---|---|---|"]
+    for name, cells, note in rows_of(results):
+        lines.append(f"| {name.strip()} | {cells[0]} | {note} |")
+    about = (
+        f"{results['held_out']} held-out episodes; probes and baselines fitted to {results['train']} others; 95% "
+        "intervals over episodes."
+    )
+    notes = [f"Note: {note}." for note in results["notes"]]
+    return "\n".join([about, *notes, "", *lines])
 
 
 def rows_of(results: Mapping[str, Any]) -> list[tuple[str, list[str], str]]:
@@ -131,14 +156,15 @@ def rows_of(results: Mapping[str, Any]) -> list[tuple[str, list[str], str]]:
                 score = m["probes"][kind]["targets"][target]
                 cells.append(f"{score['r2']:.3f} {_interval(score['interval'])} r {score['pearson']:.3f}")
             rows.append((f"R2 of {target}, {kind}", cells, "mean 0"))
-    for key, what in (("plannability", "cost vs distance"), ("plannability_imagined", "the same, imagined")):
+    for key, what in COSTS.items():
         if key in first:
             for part in ("within", "across"):
                 if part in first[key]:
                     pixels = results.get("pixels", {}).get(part)
                     note = f"pixels {_value(pixels, 'rho')}" if pixels and key == "plannability" else ""
                     name = f"{what}, rho {'within episodes' if part == 'within' else 'across them'}"
-                    rows.append((name, [_value(m[key][part], "rho") for m in models], note))
+                    cells = [_value(m[key][part], "rho") if key in m else "" for m in models]
+                    rows.append((name, cells, note))
     chance = first["sensitivity"]["identified"]["chance"]
     rows.append(
         (

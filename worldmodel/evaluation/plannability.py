@@ -16,12 +16,15 @@ from worldmodel.evaluation.resampling import interval, spearman
 from worldmodel.evaluation.trajectories import Imagination, Trajectory, distance
 from worldmodel.seeding import keyed_rng
 
+#: What a planner would pay at latents ``(n, N, Z)`` for goals ``(n, N, Z)``: ``(n,)``.
+Cost = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 #: True distances of states ``(n, S)`` and ``(n, S)``: ``(n,)``.
 Distances = Callable[[np.ndarray, np.ndarray], np.ndarray]
 BINS = 5
 #: Resamplings of an interval; each ranks all pairs anew.
 DRAWS = 300
 KEPT = 1500  # points of a scatter plot
+_ROWS = 4096  # pairs whose cost is asked for at once
 
 
 def euclidean(dims: Sequence[int]) -> Distances:
@@ -55,6 +58,7 @@ def plannability(
     pixels: bool = False,
     model: Imagination | None = None,
     horizon: int = 0,
+    cost_of: Cost = distance,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Spearman's rank correlation of cost and true distance, over pairs of moments of held-out episodes.
 
@@ -66,6 +70,7 @@ def plannability(
         pixels: The cost is the root mean square difference of the frames instead: what needs no model.
         model, horizon: If given, the first moment of each pair is reached in imagination, ``horizon`` steps after a
             true one: the cost as a planner meets it, the errors of the dynamics included.
+        cost_of: The cost of two latents: their distance, or what a value head says.
 
     Returns:
         For ``within``, ``across`` and ``all``: ``rho`` with its 95% ``interval`` (bootstrap over episodes) and, of
@@ -90,7 +95,7 @@ def plannability(
     )
     if not np.isfinite(true).all():
         raise ValueError("a true distance is not finite; check the data's states")
-    cost = _costs(episodes, chosen, pixels, model, horizon)
+    cost = _costs(episodes, chosen, pixels, model, horizon, cost_of)
     within = chosen[:, 0] == chosen[:, 2]
     results = {}
     for name, rows in (("within", within), ("across", ~within), ("all", np.ones(len(chosen), dtype=bool))):
@@ -106,6 +111,7 @@ def _costs(
     pixels: bool,
     model: Imagination | None,
     horizon: int,
+    cost_of: Cost,
 ) -> np.ndarray:
     if pixels:
         found = []
@@ -120,7 +126,11 @@ def _costs(
         moments = [(int(e), int(t) - horizon) for e, t, _, _ in chosen]
         plans = torch.stack([episodes[e].actions[t : t + horizon] for e, t in moments])
         reached = model.from_moments(episodes, moments, plans)[:, -1]
-    found_cost: np.ndarray = distance(reached, goals).double().numpy()
+    with torch.inference_mode():
+        parts = [
+            cost_of(a, b).double() for a, b in zip(reached.split(_ROWS), goals.split(_ROWS), strict=True)
+        ]
+    found_cost: np.ndarray = torch.cat(parts).cpu().numpy()
     return found_cost
 
 

@@ -19,10 +19,14 @@ class TemporalDistanceConfig(ObjectiveConfig):
 
     #: Which expectile of the steps that episodes took is learned: 0.5 is their mean, towards 0 it is the fewest.
     expectile: float = 0.1
+    #: Share of the goals that are another sample's, taken to be one step further away than the window is long.
+    other_goals: float = 0.3
 
     def __post_init__(self) -> None:
         if not 0 < self.expectile < 1:
             raise ValueError(f"objective.expectile={self.expectile} must be between 0 and 1")
+        if not 0 <= self.other_goals < 1:
+            raise ValueError(f"objective.other_goals={self.other_goals} must be at least 0 and less than 1")
 
 
 class TemporalDistance(Objective):
@@ -30,8 +34,12 @@ class TemporalDistance(Objective):
 
     Goals are relabelled in hindsight (HER, 1707.01495). The steps that an episode happened to take are at least those
     of the shortest way, so a low expectile of them is learned, as GCIVL does with bootstrapped targets (OGBench,
-    2410.20092). There is no bootstrapping here: nothing can diverge, and distances end at the length of a window. Take
-    long windows.
+    2410.20092). There is no bootstrapping here: nothing can diverge, and distances end just above the length of a
+    window. Take long windows.
+
+    Goals from one window are never far away, and what a head says of those that are is anything: of some goals, which
+    are moments of the other sample of a pair, it learns that they are beyond the window. Where they are near after all,
+    other windows show it, and the low expectile believes them.
 
     The world model is frozen and in evaluation mode; only the head is trained.
 
@@ -69,6 +77,10 @@ class TemporalDistance(Objective):
         goals = torch.stack([self._goals(sample, length) for sample in batch.ids]).to(latents.device)
         rows = torch.arange(len(latents), device=latents.device)[:, None]
         steps = goals - torch.arange(length, device=latents.device)
+        if self.config.other_goals and len(latents) > 1:
+            other = torch.stack([self._other(sample, length) for sample in batch.ids]).to(latents.device)
+            rows = torch.where(other, self._partners(len(latents)).to(latents.device), rows)
+            steps = torch.where(other, length, steps)
         predicted = self.value.normalised(latents, latents[rows, goals])
         loss = expectile_loss(predicted, self.value.normalise(steps.float()), self.config.expectile)
         return {"loss": loss, "expectile": loss.detach()}
@@ -99,6 +111,18 @@ class TemporalDistance(Objective):
         """For each step of a sample's window one step at or after it."""
         random = keyed_rng("goals", self.seed, sample)
         return torch.from_numpy(random.integers(range(length), length))
+
+    @staticmethod
+    def _partners(count: int) -> Tensor:
+        """Samples in pairs ``(count, 1)``: batches of even size can be divided without another result."""
+        partners = torch.arange(count) ^ 1
+        partners[-1] = min(int(partners[-1]), count - 2)
+        return partners[:, None]
+
+    def _other(self, sample: int, length: int) -> Tensor:
+        """For each step of a sample's window whether its goal is another sample's."""
+        random = keyed_rng("other goals", self.seed, sample)
+        return torch.from_numpy(random.random(length) < self.config.other_goals)
 
 
 def expectile_loss(predicted: Tensor, wanted: Tensor, expectile: float) -> Tensor:

@@ -56,6 +56,21 @@ def test_imagined_moments_cost_what_true_ones_do_where_the_dynamics_are_true() -
     assert true["all"]["rho"] > 0.9
 
 
+def test_any_other_cost_can_be_asked_for() -> None:
+    """A head that knows the true distance, over latents whose own distance orders nothing."""
+    data = [
+        dataclasses.replace(e, latents=by_state(e.states, e.frames))
+        for e in episodes(6)
+        if e.states is not None
+    ]
+
+    def backwards(here: torch.Tensor, goals: torch.Tensor) -> torch.Tensor:
+        return -(here - goals).norm(dim=-1)[:, 0]
+
+    found, _ = plannability(data, DISTANCE, pairs=300, cost_of=backwards)
+    assert found["within"]["rho"] == pytest.approx(-1, abs=1e-5)
+
+
 def test_pixels_are_blind_beyond_an_overlap() -> None:
     found, _ = plannability(episodes(8), DISTANCE, pairs=400, pixels=True)
     assert found["all"]["bins"][0]["rho"] > 0.5

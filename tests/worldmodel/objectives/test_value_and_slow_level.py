@@ -54,7 +54,7 @@ def test_an_expectile_is_the_mean_at_one_half_and_a_low_one_the_least() -> None:
 def test_steps_to_a_goal_are_learned_from_later_steps_of_the_same_window() -> None:
     batch, means = draw(10**6, steps=8), {}
     for expectile in (0.5, 0.1):
-        objective = distances(expectile=expectile)
+        objective = distances(expectile=expectile, other_goals=0.0)
         before = objective.monitor(batch)
         train(objective, 160, steps=8)
         after = objective.monitor(batch)
@@ -79,6 +79,27 @@ def test_goals_are_at_or_after_their_step_and_keyed_by_the_sample() -> None:
     whole = objective(batch)["loss"]
     halves = [objective(part)["loss"] for part in batch.split(2)]
     torch.testing.assert_close(torch.stack(halves).mean(), whole)
+
+
+def test_goals_of_other_samples_are_beyond_the_window() -> None:
+    objective = distances(other_goals=0.5)
+    seen: dict[str, torch.Tensor] = {}
+
+    def spy(latents: torch.Tensor, goals: torch.Tensor) -> torch.Tensor:
+        seen.update(latents=latents, goals=goals)
+        return torch.zeros(latents.shape[:2])
+
+    objective.value.normalised = spy  # type: ignore[method-assign]
+    batch = draw(0, size=5, steps=8)
+    loss = objective(batch)["loss"]
+    z = objective.model.latents(batch.views[0])
+    own, other = ((seen["goals"][:, :, None] == z[rows][:, None]).flatten(3).all(3) for rows in (
+        slice(None), [1, 0, 3, 2, 3]))  # fmt: skip
+    apart = own.float().argmax(dim=2) - torch.arange(9)
+    assert (own.any(2) ^ other.any(2)).all() and 0.3 < float(other.any(2).float().mean()) < 0.7
+    steps = torch.where(other.any(2), 9, apart).float()
+    assert float(loss) == pytest.approx(float((0.1 * objective.value.normalise(steps) ** 2).mean()), rel=1e-5)
+    assert float(objective(draw(0, size=1, steps=8))["loss"]) > 0  # which has no other
 
 
 def test_the_world_model_below_is_not_touched() -> None:
