@@ -57,8 +57,8 @@ class OwnPolicy:
         needed = [option for option in choices if takes[option].default is inspect.Parameter.empty]
         if missing := [option for option in needed if option not in options]:
             raise PolicyError(
-                f"the policy {self.name!r} needs {', '.join(missing)}: policy_options={{{missing[0]}: ...}}, or give "
-                f"it a default in {self.file}"
+                f"the policy {self.name!r} needs {', '.join(missing)}: +policy_options.{missing[0]}=..., or give it a "
+                f"default in {self.file}"
             )
         return {**{key: value for key, value in given.items() if key in takes}, **options}
 

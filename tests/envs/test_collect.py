@@ -227,3 +227,20 @@ def test_describe_says_what_a_dataset_needs():
         "fps": pytest.approx(1 / 0.15),
     }
     assert TwoRoom.substeps * 0.01 == pytest.approx(0.15)
+
+
+def test_a_policy_that_looks_after_every_step_acts_alike_in_blocks():
+    ((_, one),) = collect(TWO_ROOM, 1, 12, "goal_directed")
+    ((_, three),) = collect(TWO_ROOM, 1, 4, "goal_directed", block=3)
+    assert np.array_equal(one["actions"][:, 0], three["actions"].reshape(12, 2))
+    assert np.array_equal(one["frames"][::3], three["frames"])
+    assert np.array_equal(one["states"][::3], three["states"])
+
+
+def test_an_expert_gets_through_the_door_more_often_than_chance():
+    def crossings(policy: str, **options: float) -> int:
+        episodes = collect(TWO_ROOM, 20, 40, policy, policy_options=options)
+        return sum(int((np.diff(np.sign(e["states"][:, 1])) != 0).sum()) for _, e in episodes)
+
+    expert = crossings("goal_directed", noise=0.0, wander=0.0)
+    assert expert > 1.5 * crossings("held_direction") and expert > crossings("goal_directed")

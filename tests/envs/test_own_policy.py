@@ -141,7 +141,11 @@ def test_code_is_only_imported_where_that_was_allowed(module: str):
         ("wandering:Lacks", {}, "Lacks in .*wandering.py has no act; an exploring policy has reset"),
         ("wandering:Zigzag", {"perod": 2}, "no option perod; its options are period .in .*wandering.py"),
         ("wandering:Zigzag", {"low": 2}, "no option low"),
-        ("wandering:Needs", {}, "needs speed: policy_options={speed: ...}"),
+        (
+            "wandering:Needs",
+            {},
+            r"needs speed: \+policy_options.speed=..., or give it a default in .*wandering.py",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_with_the_file(module: str, name: str, options: dict[str, float], said: str):
