@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping
 from typing import Any, Protocol, SupportsFloat, cast
 
@@ -93,11 +95,18 @@ def make_world(env_id: str) -> TaskWorld:
             f"{', '.join(choices)}, a MuJoCo environment of gymnasium, or 'module:Name-v0' for an environment "
             "that another module registers"
         ) from error
-    except AssertionError as error:  # what gymnasium-robotics says where it does not fit MuJoCo
-        raise ValueError(
-            f"the environment {env_id!r} fails while it is made (AssertionError {error}); another version of it "
-            "or of MuJoCo may not"
-        ) from error
+    except Exception as error:
+        if os.environ.get("MUJOCO_GL") and "mujoco" not in sys.modules:  # importing it failed
+            raise ValueError(
+                f"`import mujoco` fails with MUJOCO_GL={os.environ['MUJOCO_GL']} ({error}); unset MUJOCO_GL: what "
+                "works is found without it"
+            ) from error
+        if isinstance(error, AssertionError):  # of gymnasium-robotics, where it does not fit this MuJoCo
+            raise ValueError(
+                f"the environment {env_id!r} fails while it is made (AssertionError {error}); another version of "
+                "it or of MuJoCo may not"
+            ) from error
+        raise
     missing = [name for name in (*_METHODS, "horizon", "task_mix") if not hasattr(env, name)]
     if missing and not any(hasattr(env, name) for name in _METHODS if name != "set_state"):
         from envs.gym_trial import is_mujoco  # loads MuJoCo, which other worlds may not need

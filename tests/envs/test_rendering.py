@@ -157,6 +157,21 @@ def test_import_loads_no_opengl_and_sets_nothing() -> None:
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="OSMesa is for Linux")
+def test_a_chosen_backend_that_breaks_mujoco_itself_is_a_line_too(tmp_path: Path) -> None:
+    # `import mujoco` loads what MUJOCO_GL names; a package of that name that fails stands for a missing library.
+    (tmp_path / "OpenGL").mkdir()
+    (tmp_path / "OpenGL" / "__init__.py").write_text("raise AttributeError('no glGetError')")
+    code = "from envs.world import make_world; make_world('worldmodel/TwoRoom-v0')"
+    environ = {**os.environ, "MUJOCO_GL": "osmesa", "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    environ.pop("PYOPENGL_PLATFORM", None)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environ, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    said = done.stderr.strip().splitlines()[-1]
+    assert said.startswith("ValueError: `import mujoco` fails with MUJOCO_GL=osmesa (no glGetError); unset")
+
+
 # With OpenGL
 
 
