@@ -1,7 +1,7 @@
 """Write what a run found as one HTML page with videos and pictures, which opens without a server.
 
-Of a demo it shows how the agent plays, of a pretraining what the features see, of an evaluation what a world model
-predicts, and of a directory that holds several runs how they compare.
+Of a demo or an agent it shows how it plays and where it fails, of a pretraining what the features see, of an evaluation
+what a world model predicts, and of a directory that holds several runs how they compare.
 
 Example:
     worldmodel report run=runs/demo
@@ -19,6 +19,7 @@ from worldmodel.report.comparison import write_comparison
 from worldmodel.report.demo_report import write_report
 from worldmodel.report.evaluation_report import write_evaluation_report, write_evaluations
 from worldmodel.report.kinds import kind_of
+from worldmodel.report.plan_report import write_plan_report, write_plans_report
 from worldmodel.report.pretraining_report import remake_pretraining_report
 
 
@@ -26,7 +27,8 @@ from worldmodel.report.pretraining_report import remake_pretraining_report
 class Config:
     """Settings of a report."""
 
-    #: Directory of a demo, a pretraining or an evaluation, or of several runs to compare; the report goes into it.
+    #: Directory of a demo, a pretraining, an evaluation or an agent's tasks (worldmodel plan), or of several such runs
+    #: to compare; the report goes into it.
     run: str = "runs/demo"
     #: Size of the feature pictures' input, as a multiple of the training's; 2 gives finer maps.
     scale: float = 1.0
@@ -47,6 +49,10 @@ def run(config: Config) -> Path:
         return write_evaluation_report(config.run)
     if kind == "evaluations":
         return write_evaluations(config.run)
+    if kind == "plan":
+        return write_plan_report(config.run)
+    if kind == "plans":
+        return write_plans_report(config.run)
     demo = DemoRun(config.run)
     # The encoder's run says which episodes were held out; the demo gives all of its stages the same share.
     trained = demo.json("pretrain/config.json") or demo.json("train_vjepa/config.json") or {}

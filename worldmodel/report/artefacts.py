@@ -120,17 +120,7 @@ class DemoRun:
         Raises:
             ValueError: The file is damaged.
         """
-        file = self.path / f"plan_{policy}" / "episodes" / f"{task['id']:04d}.npz"
-        if not file.is_file():
-            return None
-        try:
-            with np.load(file, allow_pickle=False) as arrays:
-                frames, goal = arrays["frames"], arrays["goal"]
-        except (KeyError, OSError, ValueError, EOFError) as error:
-            raise ValueError(
-                f"{file} is damaged ({error}); delete {file.parent.parent} and plan again"
-            ) from error
-        return Episode(task, frames, goal)
+        return read_episode(self.path / f"plan_{policy}", task)
 
     def stages(self) -> list[dict[str, Any]]:
         """Name, sentence, command and seconds of each stage that ran."""
@@ -140,6 +130,23 @@ class DemoRun:
         """What each stage chose by looking at the machine."""
         found = {name: self.json(f"{name}/machine.json") for name in STAGES}
         return {name: choices for name, choices in found.items() if choices}
+
+
+def read_episode(run: Path, task: dict[str, Any]) -> Episode | None:
+    """The pictures of a task that the run of ``worldmodel plan`` in ``run`` played, or None if they were not kept.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    file = run / "episodes" / f"{task['id']:04d}.npz"
+    if not file.is_file():
+        return None
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            frames, goal = arrays["frames"], arrays["goal"]
+    except (KeyError, OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{file} is damaged ({error}); delete {run} and plan again") from error
+    return Episode(task, frames, goal)
 
 
 def paired(a: dict[str, Any], b: dict[str, Any]) -> tuple[int, int] | None:

@@ -8,11 +8,12 @@ from worldmodel.atomic import read_json
 from worldmodel.report.artefacts import STAGES
 from worldmodel.report.comparison import find_runs
 from worldmodel.report.evaluation_report import find_evaluations, is_evaluation
+from worldmodel.report.plan_report import find_plans, is_plan
 
 
 def kind_of(directory: str | Path) -> str:
-    """``"demo"``, ``"pretraining"``, ``"evaluation"`` (of a world model), or several runs side by side:
-    ``"comparison"`` of pretrainings, ``"evaluations"``.
+    """``"demo"``, ``"pretraining"``, ``"evaluation"`` (of a world model), ``"plan"`` (of an agent), or several runs
+    side by side: ``"comparison"`` of pretrainings, ``"evaluations"``, ``"plans"``.
 
     Raises:
         FileNotFoundError: There is nothing that a report could be made of; the message says what could.
@@ -29,12 +30,16 @@ def kind_of(directory: str | Path) -> str:
             return "pretraining"
     if is_evaluation(path):
         return "evaluation"
+    if is_plan(path):
+        return "plan"
     if len(find_evaluations(path)) > 1:
         return "evaluations"
     if len(find_runs(path)) > 1:
         return "comparison"
+    if find_plans(path):
+        return "plans"
     raise FileNotFoundError(
         f"{path} is neither a demo (stages.json) nor a pretraining (config.json with encoder and mask) nor an "
-        "evaluation, and does not hold several runs; give a directory that worldmodel demo, pretrain or "
-        "evaluate made, or one above several of them"
+        "evaluation, and does not hold several runs; give a directory that worldmodel demo, pretrain, evaluate, "
+        "plan or benchmark made, or one above several of them"
     )
