@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 _TOLERANCE = 1e-9  # a way may touch walls
+_AT_ONCE = 100_000  # coordinates that are compared with walls in one operation
 
 
 class MazeWays:
@@ -26,7 +27,7 @@ class MazeWays:
     def __init__(self, walls: Sequence[Sequence[bool]] | np.ndarray, clearance: float) -> None:
         self.walls = np.asarray(walls, dtype=bool)
         self.clearance = clearance
-        self._blocks = _runs(self.walls) + np.array([1, -1, 1, -1]) * (_TOLERANCE - clearance)
+        self._blocks = _runs(self.walls) + np.array([1, 1, -1, -1]) * (_TOLERANCE - clearance)
         self.corners = self._corners()
         self._between = self._all_pairs()
         self._home = self._nearest_free_cells()
@@ -125,22 +126,23 @@ class MazeWays:
 
     def _sees(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Whether the lines between points (..., 2) and (..., 2), broadcast together, are free of walls."""
-        step = b - a
+        step = (b - a)[..., None, :]
         step = np.where(step == 0, 1e-300, step)
-        free = np.ones(step.shape[:-1], dtype=bool)
+        a = a[..., None, :]
+        free = np.ones(step.shape[:-2], dtype=bool)
+        parts = min(len(self._blocks), 1 + len(self._blocks) * step.size // _AT_ONCE)
         with np.errstate(over="ignore"):
-            for left, right, bottom, top in self._blocks:
-                # The share of the line, from 0 to 1, that lies within the block's width, and within its height.
-                low, high = np.array([left, bottom]) - a, np.array([right, top]) - a
-                low, high = low / step, high / step
-                enter = np.maximum(np.minimum(low, high).max(axis=-1), 0.0)
-                leave = np.minimum(np.maximum(low, high).min(axis=-1), 1.0)
-                free &= enter >= leave
+            for blocks in np.array_split(self._blocks, parts):
+                # The share of each line, from 0 to 1, that lies within a block's width, and within its height.
+                one, other = (blocks[:, :2] - a) / step, (blocks[:, 2:] - a) / step
+                enter = np.maximum(np.minimum(one, other).max(axis=-1), 0.0)
+                leave = np.minimum(np.maximum(one, other).min(axis=-1), 1.0)
+                free &= (enter >= leave).all(axis=-1)
         return free
 
 
 def _runs(walls: np.ndarray) -> np.ndarray:
-    """Rectangles (n, 4), left, right, bottom, top, which cover all walls but the outermost ones.
+    """Rectangles (n, 4), left, bottom, right, top, which cover all walls but the outermost ones.
 
     Those block no line between two points inside. The rectangles are runs along the axis that has fewer of them.
     """
@@ -158,4 +160,4 @@ def _runs(walls: np.ndarray) -> np.ndarray:
         top, bottom, left, right = across.T
     else:
         left, right, top, bottom = down.T
-    return np.stack([left - columns / 2, right - columns / 2, rows / 2 - bottom, rows / 2 - top], axis=-1)
+    return np.stack([left - columns / 2, rows / 2 - bottom, right - columns / 2, rows / 2 - top], axis=-1)

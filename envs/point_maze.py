@@ -26,9 +26,11 @@ THRESHOLD = 0.45  # of gymnasium-robotics
 DINO_WM_THRESHOLD = 0.5
 MAX_SPEED = 5.0  # of gymnasium-robotics, along each axis; see _set_speed_limit
 RADIUS = 0.1  # of the ball
+CLEARANCE = RADIUS + 0.002  # of its centre; contacts begin at the package's margin
 WALL_HEIGHT = 0.4
 
 _CAUTION = 0.3  # the scripted policy keeps this far from walls
+_INSTALL = "pip install worldmodel[pointmaze]"
 _JOINTS = ("ball_x", "ball_y")
 _POSITION, _VELOCITY = slice(1, 3), slice(3, 5)  # of the state vector; entry 0 is the time
 
@@ -70,7 +72,7 @@ class PointMaze(MujocoTaskWorld):
             raise ValueError(f"threshold of PointMaze is a positive distance in cells, not {threshold}")
         walls, xml = _load(self.maze)
         canvas = TopDownCanvas(size, self.view_half, WALL)
-        self._ways = MazeWays(walls, RADIUS)
+        self._ways = MazeWays(walls, CLEARANCE)
         for x, y in self._ways.centers():
             canvas.add_rectangle((x - 0.5, x + 0.5), (y - 0.5, y + 0.5), FLOOR)
         super().__init__(xml, canvas, render_mode, actions=len(_JOINTS))
@@ -168,14 +170,18 @@ def _load(maze: str) -> tuple[np.ndarray, str]:
     """
     spec = importlib.util.find_spec("gymnasium_robotics")
     if spec is None or not spec.submodule_search_locations:
-        raise ValueError("PointMaze needs gymnasium-robotics: pip install worldmodel[pointmaze]")
-    package = Path(spec.submodule_search_locations[0])
-    file = importlib.util.spec_from_file_location("worldmodel_maps", package / "envs" / "maze" / "maps.py")
+        raise ValueError(f"PointMaze needs gymnasium-robotics: {_INSTALL}")
+    envs = Path(spec.submodule_search_locations[0]) / "envs"
+    maps, point = envs / "maze" / "maps.py", envs / "assets" / "point" / "point.xml"
+    for path in (maps, point):
+        if not path.is_file():
+            raise ValueError(f"PointMaze needs {path}, which gymnasium-robotics 1.4 has: {_INSTALL}")
+    file = importlib.util.spec_from_file_location("worldmodel_maze_maps", maps)
     assert file is not None and file.loader is not None
-    maps = importlib.util.module_from_spec(file)
-    file.loader.exec_module(maps)
-    walls = np.array(getattr(maps, maze)) == 1
-    return walls, _xml(walls, package / "envs" / "assets" / "point" / "point.xml")
+    module = importlib.util.module_from_spec(file)
+    file.loader.exec_module(module)
+    walls = np.array(getattr(module, maze)) == 1
+    return walls, _xml(walls, point)
 
 
 def _xml(walls: np.ndarray, point: Path) -> str:

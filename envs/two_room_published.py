@@ -102,21 +102,22 @@ def _xml(layout: Layout) -> str:
     """The ball is a small one, and the wall so thick that the ball's centre stops where it should.
 
     The wall is a mocap body, whose position is part of the state. Its two parts reach past the border wherever
-    the door is. Stiff contacts and actuators: within a step the ball's speed is the wanted one to 1%, and a
-    ball that is pushed against the wall is less than 0.01 steps inside.
+    the door is. The motors' stiffness is the one with which Euler's rule makes the wanted speed of any speed
+    within one substep, so that steps are exact and the ball has no inertia that could be seen.
     """
     ball = 0.5 * layout.gate
     wall, door, far = layout.gate - ball, layout.opening + ball, 3 * layout.border
     height, middle = (far - door) / 2, (far + door) / 2
-    part = f'type="box" size="{wall} {height} {ball}" condim="1" solimp="0.99 0.99 0.001"'
-    limits = f'limited="true" range="{-layout.border} {layout.border}" solimplimit="0.99 0.99 0.001"'
+    part = f'type="box" size="{wall} {height} {ball}" condim="1" solimp="0.9999 0.9999 0.001"'
+    limits = f'limited="true" range="{-layout.border} {layout.border}" solimplimit="0.9999 0.9999 0.001"'
+    stiffness = 1 / TIMESTEP  # times the ball's mass, 1
     motor = (
-        f'gainprm="{1000 * layout.speed / _STEP}" biastype="affine" biasprm="0 0 -1000" '
+        f'gainprm="{stiffness * layout.speed / _STEP}" biastype="affine" biasprm="0 0 {-stiffness}" '
         'ctrllimited="true" ctrlrange="-1 1"'
     )
     return f"""
     <mujoco model="two_room_published">
-      <option timestep="{TIMESTEP}" integrator="implicitfast" gravity="0 0 0"/>
+      <option timestep="{TIMESTEP}" integrator="Euler" gravity="0 0 0"/>
       <size memory="64K"/>
       <worldbody>
         <body name="wall" mocap="true">
@@ -126,7 +127,7 @@ def _xml(layout: Layout) -> str:
         <body name="ball">
           <joint name="x" type="slide" axis="1 0 0" {limits}/>
           <joint name="y" type="slide" axis="0 1 0" {limits}/>
-          <geom name="ball" type="sphere" size="{ball}" mass="1" condim="1"/>
+          <geom name="ball" type="sphere" size="{ball}" mass="1" condim="1" solimp="0.9999 0.9999 0.001"/>
         </body>
       </worldbody>
       <actuator>

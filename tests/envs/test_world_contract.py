@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -15,7 +16,20 @@ from envs.evaluate import NoOp, RandomPolicy, Scripted, evaluate
 from envs.task import make_suite
 from envs.world import TaskWorld, describe, make_world
 
-WORLDS = ["fake/Corridor-v0", "worldmodel/TwoRoom-v0", "worldmodel/Reacher-v0"]
+NEEDS_MAZES = pytest.mark.skipif(
+    find_spec("gymnasium_robotics") is None, reason="PointMaze reads the mazes of gymnasium-robotics"
+)
+WORLDS = [
+    "fake/Corridor-v0",
+    "worldmodel/TwoRoom-v0",
+    "worldmodel/TwoRoomPublished-v0",
+    "worldmodel/TwoRoomRandomWall-v0",
+    pytest.param("worldmodel/PointMaze-UMaze-v0", marks=NEEDS_MAZES),
+    pytest.param("worldmodel/PointMaze-Medium-v0", marks=NEEDS_MAZES),
+    pytest.param("worldmodel/PointMaze-Large-v0", marks=NEEDS_MAZES),
+    pytest.param("worldmodel/PointMazePublished-UMaze-v0", marks=NEEDS_MAZES),
+    "worldmodel/Reacher-v0",
+]
 
 
 class Corridor(gym.Env[np.ndarray, np.ndarray]):
