@@ -241,8 +241,8 @@ def _open_context(model: Any, size: int, samples: int, shadows: int, gl: str) ->
     return context, ours
 
 
-def _draw_a_box(gl: str) -> dict[str, Any]:
-    """What the probe finds out: whether a picture can be drawn, and that it is not black."""
+def draw_a_box(gl: str) -> dict[str, Any]:
+    """What the probe finds out: whether a picture can be drawn here, that it is not black, and by which driver."""
     model = mujoco.MjModel.from_xml_string(_BOX)
     data = mujoco.MjData(model)
     mujoco.mj_forward(model, data)
@@ -260,7 +260,7 @@ def _draw_a_box(gl: str) -> dict[str, Any]:
 
 def _main(gl: str) -> None:
     try:
-        found = _draw_a_box(gl)
+        found = draw_a_box(gl)
     except Exception as error:  # a probe finds out whether things work: any failure is its answer
         found = {"error": " ".join(f"{type(error).__name__}: {error}".split())}
     print(json.dumps(found), flush=True)

@@ -8,10 +8,12 @@ Exit code 0 unless something that is required is missing. Changes nothing.
 """
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from typing import Any
 
 from experiments import machine
@@ -19,14 +21,23 @@ from experiments.cli import UsageError, check_shadowing, main_for
 from experiments.describe import table
 
 OPTIONAL = {
-    "decord": "a second video reader, not used by a job yet; wheels for Linux x86_64 and Windows only",
-    "wandb": "not used by a job yet; every run writes metrics.jsonl",
+    "decord": "a second reader of videos; wheels for Linux x86_64 and Windows only",
+    "torchcodec": "a third reader of videos; not in any extra, as its build must fit torch's and FFmpeg's",
+    "wandb": "for log=wandb; every run writes metrics.jsonl",
 }
-NO_CAMERA = "only MuJoCo worlds seen through GL cameras need it; TwoRoom, the demo and the tests do not"
-CAMERAS = {  # MUJOCO_GL -> what installs it on Debian and Ubuntu
-    "egl": "apt install libegl1 libgl1-mesa-dri",
-    "osmesa": "apt install libosmesa6",
+#: Extra of this package -> what it installs, and what for.
+EXTRAS = {
+    "pointmaze": ("gymnasium-robotics", "the worlds PointMaze"),
+    "pusht": ("gym-pusht", "the world PushT"),
+    "lerobot": ("pyarrow", "recordings of LeRobot"),
+    "hdf5": ("h5py", "recordings in HDF5: robomimic, Minari and others"),
+    "huggingface": ("transformers", "models of Hugging Face"),
+    "timm": ("timm", "encoders of timm"),
+    "slurm": ("submitit", "worldmodel slurm"),
 }
+NO_CAMERA = "only worlds seen by a camera need it, such as Pusher-v5; TwoRoom, Reacher and the demo do not"
+#: Backend of OpenGL -> what installs it on Debian and Ubuntu.
+CAMERAS = {"egl": "apt install libegl1 libgl1-mesa-dri", "osmesa": "apt install libosmesa6"}
 
 
 @dataclass
@@ -65,12 +76,13 @@ def run(config: Config) -> None:
 def checks(timeout: float) -> list[Check]:
     """Look for everything; the probes run two at a time, each in a process of its own."""
     names = ["torch", "av", *machine.LIBRARIES]
-    cameras = list(CAMERAS) if sys.platform == "linux" else [""]
+    cameras = list(CAMERAS) if sys.platform == "linux" else ["cgl" if sys.platform == "darwin" else "glfw"]
     with ThreadPoolExecutor(2) as pool:
         answers = pool.map(lambda name: machine.probe(name, timeout=timeout), names)
-        pictures = pool.map(lambda gl: _picture(gl, timeout), cameras)
+        pictures = pool.map(lambda gl: machine.probe(gl, timeout=timeout), cameras)
         libraries = [_library(name, answer) for name, answer in zip(names, answers, strict=True)]
-        return [*_system(), _shadowing(), *libraries, *pictures]
+        drawn = dict(zip(cameras, pictures, strict=True))
+        return [*_system(), _shadowing(), *libraries, *_extras(), *_cameras(drawn)]
 
 
 def _system() -> Iterator[Check]:
@@ -78,6 +90,8 @@ def _system() -> Iterator[Check]:
     memory = found["memory_gib"]
     yield Check("python", "ok", f"{found['python']} ({sys.executable})")
     yield Check("system", "ok", f"{found['os']}, {found['cores']} cores, {memory or 'unknown'} GiB memory")
+    if gl := os.environ.get("MUJOCO_GL"):
+        yield Check("MUJOCO_GL", "ok", f"{gl}; worlds try only this, unless it is unset")
     yield Check("disk", "ok", f"{found['disk_free_gib']} GiB free here")
 
 
@@ -93,6 +107,8 @@ def _library(name: str, found: dict[str, Any]) -> Check:
     title = machine.LIBRARIES.get(name, name)
     if "error" in found:
         why = f"{found['error']} ({OPTIONAL[name]})" if name in OPTIONAL else found["error"]
+        if name == "mujoco" and os.environ.get("MUJOCO_GL"):
+            why += f"; MUJOCO_GL={os.environ['MUJOCO_GL']} may name what is not there: unset it"
         return Check(title, "optional" if name in OPTIONAL else "missing", why)
     parts = [found["version"]]
     if name == "torch":
@@ -100,20 +116,33 @@ def _library(name: str, found: dict[str, Any]) -> Check:
         parts.append(f"{found['threads']} threads, {', '.join(accelerators) or 'no GPU: runs on the CPU'}")
         parts.append(f"matrix products in bfloat16 at {found['bf16_speed']}x the speed of float32")
     if name == "av":
-        parts += [f"{way}s {', '.join(found[way]) or 'nothing'}" for way in ("decode", "encode")]
+        parts.append(f"decodes {', '.join(found['decode']) or 'nothing'}")
+        parts.append(f"encodes with {', '.join(found['encode']) or 'nothing'}")
     return Check(title, "ok", "; ".join(parts))
 
 
-def _picture(gl: str, timeout: float) -> Check:
-    # MUJOCO_GL is set for the probe only: where the library is missing, it would break `import mujoco` itself.
-    found = machine.probe("camera", environ={"MUJOCO_GL": gl} if gl else {}, timeout=timeout)
-    title = f"GL camera ({gl or 'system'})"
-    if "error" in found:
-        fix = f"{CAMERAS[gl]}; " if gl else ""
-        return Check(title, "optional", f"{fix}{NO_CAMERA} ({found['error']})")
-    return Check(
-        title, "ok", f"a 64 x 64 picture in {found['milliseconds']} ms" + (f"; MUJOCO_GL={gl}" if gl else "")
-    )
+def _extras() -> Iterator[Check]:
+    """Optional packages, whether installed; they are not imported here."""
+    for extra, (package, purpose) in EXTRAS.items():
+        try:
+            yield Check(package, "ok", f"{metadata.version(package)}; for {purpose}")
+        except metadata.PackageNotFoundError:
+            yield Check(
+                package, "optional", f"not installed; for {purpose}: pip install 'worldmodel[{extra}]'"
+            )
+
+
+def _cameras(found: dict[str, dict[str, Any]]) -> Iterator[Check]:
+    """What each backend of OpenGL drew; worlds take the first that works."""
+    works = [gl for gl, answer in found.items() if "error" not in answer]
+    for gl, answer in found.items():
+        if gl in works:
+            detail = f"first picture in {answer['milliseconds']} ms by {answer['renderer']}"
+        elif works:
+            detail = f"not needed beside {works[0]} ({answer['error']})"
+        else:
+            detail = f"{CAMERAS[gl] + '; ' if gl in CAMERAS else ''}{NO_CAMERA} ({answer['error']})"
+        yield Check(f"GL camera ({gl})", "ok" if gl in works else "optional", detail)
 
 
 if __name__ == "__main__":

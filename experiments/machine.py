@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,13 @@ LIBRARIES = {
     "PIL": "pillow",
     "tqdm": "tqdm",
     "decord": "decord",
+    "torchcodec": "torchcodec",
     "wandb": "wandb",
 }
-CODECS = ("h264", "hevc", "vp9", "av1")
 
-_BOX = """<mujoco><worldbody>
-  <light pos="0 0 3"/><geom type="box" size="1 1 1" rgba="1 0 0 1"/><camera pos="0 0 5"/>
-</worldbody></mujoco>"""
+#: FFmpeg's names: what videos are usually written with, and by which libraries.
+CODECS = ("h264", "hevc", "vp9", "av1")
+ENCODERS = ("libx264", "libx265", "libvpx-vp9", "libsvtav1", "ffv1")
 
 
 def probe(name: str, *, environ: Mapping[str, str] | None = None, timeout: float = 60) -> dict[str, Any]:
@@ -117,10 +118,24 @@ def torch() -> dict[str, Any]:
     return {
         "version": torch.__version__,
         "threads": torch.get_num_threads(),
-        "cuda": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [],
+        "cuda": [_gpu(i) for i in range(torch.cuda.device_count())] if cuda else [],
         "mps": bool(mps and mps.is_available()),
         "bf16_speed": round(_matmul_seconds("float32") / _matmul_seconds("bfloat16"), 1),
     }
+
+
+def _gpu(index: int) -> str:
+    import torch
+
+    found = torch.cuda.get_device_properties(index)
+    bf16 = "bfloat16" if found.major >= 8 else "no bfloat16"  # in hardware; torch emulates it elsewhere
+    return f"{found.name} ({found.total_memory / 2**30:.0f} GiB, {bf16}, CUDA {torch.version.cuda})"
+
+
+def torchcodec() -> dict[str, Any]:
+    """Version; its decoders load FFmpeg's libraries, which may be missing where the package is there."""
+    importlib.import_module("torchcodec.decoders")
+    return library("torchcodec")
 
 
 def _matmul_seconds(dtype: str) -> float:
@@ -137,7 +152,7 @@ def _matmul_seconds(dtype: str) -> float:
 
 
 def av() -> dict[str, Any]:
-    """Version, and which codecs PyAV can decode and encode."""
+    """Version, what PyAV can decode, and the encoders that it has."""
     import av
 
     def has(name: str, mode: Any) -> bool:
@@ -150,28 +165,19 @@ def av() -> dict[str, Any]:
     return {
         "version": av.__version__,
         "decode": [name for name in CODECS if has(name, "r")],
-        "encode": [name for name in CODECS if has(name, "w")],
+        "encode": [name for name in ENCODERS if has(name, "w")],
     }
 
 
-def camera() -> dict[str, Any]:
-    """Render one picture of a box with MuJoCo's own renderer, on whatever MUJOCO_GL says."""
-    import mujoco
+def camera(gl: str) -> dict[str, Any]:
+    """Draw one picture of a box with a backend of OpenGL."""
+    from envs.rendering import draw_a_box
 
-    model = mujoco.MjModel.from_xml_string(_BOX)
-    data = mujoco.MjData(model)
-    mujoco.mj_forward(model, data)
-    with mujoco.Renderer(model, 64, 64) as renderer:
-        renderer.update_scene(data, camera=0)
-        start = time.perf_counter()
-        picture = renderer.render()
-        seconds = time.perf_counter() - start
-    if not picture.any():
-        raise RuntimeError("the picture is black")
-    return {"milliseconds": round(1000 * seconds, 1)}
+    return draw_a_box(gl)
 
 
-PROBES: dict[str, Callable[[], dict[str, Any]]] = {"torch": torch, "av": av, "camera": camera}
+PROBES: dict[str, Callable[[], dict[str, Any]]] = {"torch": torch, "av": av, "torchcodec": torchcodec}
+PROBES |= {gl: partial(camera, gl) for gl in ("egl", "osmesa", "cgl", "glfw")}
 
 
 def main(name: str) -> int:
