@@ -70,7 +70,7 @@ def stages(config: Config) -> list[Stage]:
     """The experiment's commands, in order."""
     out, seed = config.out, f"seed={config.seed}"
     data, frozen = f"data={out}/data", f"loop.steps={config.train_steps}"
-    end_to_end = ["variant=end_to_end", f"loop.steps={config.end_to_end_steps}", "loop.batch_size=48"]
+    end_to_end = ["method=lewm_cpu", f"loop.steps={config.end_to_end_steps}"]
 
     def train(name: str, what: str, *overrides: str) -> Stage:
         return Stage(f"train_{name}", what, "train", [data, *overrides, seed, f"out={out}/train_{name}"])
@@ -92,7 +92,7 @@ def stages(config: Config) -> list[Stage]:
               f"encoder_from={out}/pretrain/model", *TWO_PICTURES, frozen),
         train("untrained_encoder", "Control: the same on an encoder with random weights.",
               "variant=untrained", *TWO_PICTURES, frozen),
-        train("end_to_end", "Encoder, head and predictor learn together from pixels.", *end_to_end, *TWO_PICTURES),
+        train("end_to_end", "Encoder, head and predictor learn together from pixels.", *end_to_end),
         plan_with("vjepa", "Plans in V-JEPA's latent space."),
         plan_with("untrained_encoder", "The same on the untrained encoder."),
         plan_with("end_to_end", "The same on the end-to-end model."),
@@ -103,7 +103,8 @@ def stages(config: Config) -> list[Stage]:
     ]  # fmt: skip
     if config.diagnosis:
         found += [
-            train("one_picture", "Diagnosis: the end-to-end model with one picture.", *end_to_end, "window=6"),
+            train("one_picture", "Diagnosis: the end-to-end model with one picture.", *end_to_end,
+                  "dynamics.context=1"),
             plan_with("one_picture", "Plans with one picture."),
             plan("short_search", "Plans with two pictures, and the search that is right for TwoRoom.",
                  f"model={out}/train_end_to_end/model"),
