@@ -16,6 +16,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from experiments.common import open_run, prepare, resolve_precision, split_episodes, window_batches
+from experiments.monitoring import held_out_moments
 from experiments.world_models import build, centre_head, encoder_name, freeze
 from worldmodel.data.episodes import EpisodeStore
 from worldmodel.data.latents import cache_latents
@@ -134,12 +135,16 @@ def run(config: Config) -> Path:
         device = prepare(job, config.device, config.threads)
         loop = resolve_precision(job, config.loop, device)
         model.to(device)
+        cache = None
         if config.variant != "end_to_end":
-            cache = job.path / "latents"
-            current_world().from_first(lambda: encode_all(model, store, cache, encoder, config))
-            windows = Windows(EpisodeStore(cache), train, config.window, "tokens", config.action_block)
+            path = job.path / "latents"
+            current_world().from_first(lambda: encode_all(model, store, path, encoder, config))
+            cache = EpisodeStore(path)
+            windows = Windows(cache, train, config.window, "tokens", config.action_block)
             centre_head(model, windows)
-        objective = LatentDynamics(model, config.objective, config.seed).to(device)
+        seen = (config.encoder_window, config.action_block, config.proprio)
+        moments = held_out_moments(store, cache, held_out, *seen)
+        objective = LatentDynamics(model, config.objective, config.seed, moments).to(device)
         with window_batches(windows, loop.batch_size, config.seed, config.proprio, device) as batches:
             fit(objective, batches, loop, job, f"world model ({config.variant})")
         model.cpu().eval()

@@ -8,6 +8,7 @@ from torch import Tensor
 from worldmodel.models.world_model import WorldModel
 from worldmodel.objectives import regularizers
 from worldmodel.objectives.base import Batch, Objective
+from worldmodel.objectives.moments import Moments
 from worldmodel.objectives.predictions import (
     InverseDynamics,
     PredictionConfig,
@@ -72,11 +73,19 @@ class LatentDynamics(Objective):
 
     With several processes all statistics over the batch are of the global batch: losses and gradients are those of one
     process. With ``loop.accumulate`` they are those of a micro-batch.
+
+    Args:
+        model: What is trained.
+        config: The losses.
+        seed: Keys what is drawn.
+        moments: Of held-out episodes, for monitors.
     """
 
-    def __init__(self, model: WorldModel, config: LatentDynamicsConfig, seed: int) -> None:
+    def __init__(
+        self, model: WorldModel, config: LatentDynamicsConfig, seed: int, moments: Moments | None = None
+    ) -> None:
         super().__init__()
-        self.model, self.config, self.seed = model, config, seed
+        self.model, self.config, self.seed, self.moments = model, config, seed, moments
         if config.inverse_dynamics:
             spec, dynamics = model.config.actions, model.dynamics
             features = (dynamics.tokens - self._proprio_tokens()) * dynamics.width
@@ -99,7 +108,8 @@ class LatentDynamics(Objective):
         latents, actions = latents_of(self.model, batch).float(), batch.actions
         flat = self._seen(latents).flatten(2).flatten(0, 1)
         spread = {"latent_std": float(flat.std(dim=0).mean()), "latent_rank": effective_rank(flat)}
-        return spread | prediction_monitors(self.model.dynamics, latents, actions, self.config)
+        order = {} if self.moments is None else self.moments.figures(self.model)
+        return spread | order | prediction_monitors(self.model.dynamics, latents, actions, self.config)
 
     def _proprio_tokens(self) -> int:
         return int(self.model.proprio is not None)
