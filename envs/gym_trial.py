@@ -53,7 +53,7 @@ class Trial:
             )
         actions = _trial_actions(env.action_space)
         own = _steps(env, actions)
-        self.seconds = own[0][0] - start[0]
+        self.seconds = float(own[0][0] - start[0])
         self.substeps = round(self.seconds / self.model.opt.timestep)
         if self.substeps < 1:
             raise ValueError(f"a step of {name} does not advance MuJoCo's time; see docs/extending.md")
