@@ -72,7 +72,7 @@ def test_shards_put_together_are_the_whole(tmp_path: Path, codec: str) -> None:
         "episodes=7",
         "block=2",
         "policy=goal_directed",
-        "+policy_options.noise=0.1",
+        "noise=0.1",
         f"codec={codec}",
     ]
     whole = made(tmp_path / "whole", *settings)
