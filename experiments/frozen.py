@@ -49,11 +49,6 @@ class Frozen:
         """Steps of the data in one step of the model."""
         return self.model.config.actions.per_step // int(self.store[0]["actions"].shape[1])
 
-    def windows(self, steps: int, store: EpisodeStore | None = None) -> Windows:
-        """Training windows of so many model steps, of the data or of cached latents."""
-        array = "frames" if store is None else "tokens"
-        return Windows(store or self.store, self.train, steps, array, self.stride)
-
     def unseen(self, device: str) -> tuple[Imagination, list[Trajectory]]:
         """The model as evaluations take it, and held-out episodes as it sees them."""
         model = self.model
@@ -96,7 +91,7 @@ def cached(frozen: Frozen, job: Run, steps: int, dtype: str) -> Windows:
             and None
         )
     )
-    return frozen.windows(steps, EpisodeStore(path))
+    return Windows(EpisodeStore(path), frozen.train, steps, "tokens", stride)
 
 
 class Latents(nn.Module):

@@ -17,7 +17,7 @@ from omegaconf import MISSING
 
 from experiments.common import open_run, prepare, resolve_precision, split_episodes, window_batches
 from experiments.monitoring import held_out_moments
-from experiments.world_models import build, centre_head, encoder_name, freeze
+from experiments.world_models import build, centre_head, check_windows, encoder_name, freeze
 from worldmodel.data.episodes import EpisodeStore
 from worldmodel.data.latents import cache_latents
 from worldmodel.data.windows import Windows
@@ -123,7 +123,8 @@ def run(config: Config) -> Path:
     check_batch(config.loop, current_world())
     store = EpisodeStore(config.data)
     train, held_out = split_episodes(store, config.held_out)
-    # Says now, not after encoding, if episodes are too short.
+    block = f" action_block={config.action_block}" if config.action_block > 1 else ""
+    check_windows(store, train, config.window, config.action_block, f"window={config.window}{block}")
     windows = Windows(store, train, config.window, stride=config.action_block)
     encoder = encoder_name(config)
     model = build(config, store, train)

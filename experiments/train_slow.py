@@ -18,6 +18,7 @@ from omegaconf import MISSING
 
 from experiments.common import open_run, prepare, resolve_precision, window_batches
 from experiments.frozen import Frozen, cached, open_frozen, sampled_actions
+from experiments.world_models import check_windows
 from worldmodel.evaluation.levels import slow_open_loop
 from worldmodel.models.dynamics import DYNAMICS, SlowConfig, SlowDynamics, build_slow, slow_steps
 from worldmodel.models.files import read_config
@@ -74,8 +75,8 @@ def run(config: Config) -> Path:
         config.window, config.seed, 0
     )  # says now if the window is too short for the rollout
     frozen = open_frozen(config.model, config.data, config.held_out)
-    steps = config.window * config.slow.steps
-    frozen.windows(steps)  # says now, not after encoding, if episodes are too short
+    steps, typed = config.window * config.slow.steps, f"window={config.window} slow.steps={config.slow.steps}"
+    check_windows(frozen.store, frozen.train, steps, frozen.stride, typed)
     slow = build(config, frozen)
     objective = SlowLatentDynamics(KnownLatents(frozen.model.proprio), slow, config.objective, config.seed)
 

@@ -18,6 +18,7 @@ from omegaconf import MISSING
 
 from experiments.common import open_run, prepare, resolve_precision, window_batches
 from experiments.frozen import Frozen, cached, open_frozen
+from experiments.world_models import check_windows
 from worldmodel.evaluation.levels import steps_to_go
 from worldmodel.models.files import read_config
 from worldmodel.models.parts import VALUE, copy_part, save_value
@@ -68,7 +69,7 @@ def run(config: Config) -> Path:
     """Train, or continue training; returns the value head's directory."""
     check_batch(config.loop, current_world())
     frozen = open_frozen(config.model, config.data, config.held_out)
-    frozen.windows(config.window)  # says now, not after encoding, if episodes are too short
+    check_windows(frozen.store, frozen.train, config.window, frozen.stride, f"window={config.window}")
     model = frozen.model
     torch.manual_seed(config.seed)
     head = ValueHead(config.value, model.head.width)

@@ -49,7 +49,9 @@ def build(config: Config, store: EpisodeStore, train: range) -> WorldModel:
         size, weights = backbone.config, backbone.state_dict()
     else:
         check_frames(store, size.image_size)
-    check_encoder_window(config.encoder_window, getattr(size, "tubelet", 0))
+    check_encoder_window(
+        config.encoder_window, getattr(size, "tubelet", 0), getattr(size, "frames", config.encoder_window)
+    )
     specs = action_spec(store, train, config.action_block), proprio_spec(store, config.proprio)
     torch.manual_seed(config.seed)
     model = WorldModel(
@@ -78,8 +80,30 @@ def _scale(std: list[float]) -> torch.Tensor:
     return torch.where(found < 1e-6, torch.ones_like(found), found)
 
 
-def check_encoder_window(window: int, tubelet: int) -> None:
+def check_windows(store: EpisodeStore, episodes: range, steps: int, stride: int, typed: str) -> None:
+    """See that there are windows of so many model steps, of ``stride`` steps of the data each.
+
+    Args:
+        typed: The settings that ask for them, as the user types them.
+
+    Raises:
+        ValueError: All episodes are too short.
+    """
+    longest = int(store.steps[episodes.start : episodes.stop].max())
+    if longest < steps * stride:
+        raise ValueError(
+            f"{store.path}: no episode has the {steps * stride} steps of {typed} (the longest for training has "
+            f"{longest}); choose shorter windows, or collect longer episodes"
+        )
+
+
+def check_encoder_window(window: int, tubelet: int, longest: int) -> None:
     """See that an encoder can look at so many frames per step.
+
+    Args:
+        window: The setting ``encoder_window``.
+        tubelet: Of the encoder; 0: it is one of single frames.
+        longest: The clips' length that the encoder is made for.
 
     Raises:
         ValueError: It cannot.
@@ -89,6 +113,10 @@ def check_encoder_window(window: int, tubelet: int) -> None:
     if window > 1 and window % tubelet:
         raise ValueError(
             f"encoder_window={window} must be 1 or a multiple of the encoder's tubelet, {tubelet}"
+        )
+    if window > longest:
+        raise ValueError(
+            f"encoder_window={window}, but the encoder sees {longest} frames at most; set it lower"
         )
 
 

@@ -148,7 +148,15 @@ def test_published_sizes(data: Path) -> None:
             ["variant=end_to_end"],
             "frames of {data} have 32 x 32 pixels, encoder.image_size=64; set encoder.image_size=32",
         ),
-        (["variant=end_to_end", *TINY, "action_block=9"], "no episode has the 36 steps that a window needs"),
+        (
+            ["variant=end_to_end", *TINY, "action_block=9"],
+            "no episode has the 36 steps of window=4 action_block=9",
+        ),
+        (["variant=end_to_end", *TINY, "encoder_window=3"], "encoder_window=3 must be 1 or a multiple of"),
+        (
+            ["variant=end_to_end", *TINY, "encoder_window=32"],
+            "encoder_window=32, but the encoder sees 8 frames",
+        ),
         (
             ["variant=untrained", *TINY, "head=patches"],
             "objective.sigreg=0.02 shapes the latent, but head=patches",

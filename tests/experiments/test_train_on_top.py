@@ -151,8 +151,12 @@ def test_many_tokens_proprioception_a_history_and_blocks_of_actions(tmp_path: Pa
 @pytest.mark.parametrize(
     ("part", "change", "said"),
     [
-        ("value", ["window=30"], "no episode has the 30 steps that a window needs"),
-        ("slow", ["slow.steps=9"], "no episode has the 27 steps that a window needs"),
+        (
+            "value",
+            ["window=30"],
+            "no episode has the 30 steps of window=30 (the longest for training has 16)",
+        ),
+        ("slow", ["slow.steps=9"], "no episode has the 27 steps of window=3 slow.steps=9"),
         ("slow", ["objective.rollout_steps=4"], "need a longer window than 3; set window=4"),
         ("value", ["value.target=reward"], "set value.target=distance"),
         ("value", ["held_out=0.5"], "trained on all but 0.25; use 0.25 at most"),
