@@ -38,6 +38,9 @@ _SECOND = slice(0, None, 3), slice(0, None, 2)  # which places and lengths are t
 _PUSH_COST = 40.0  # px of way that a push is worth avoiding
 _ERROR_COST = 10.0  # px of way that a px of error is worth
 _UNDONE_COST = 300.0  # and that an end out of tolerance is worth
+_IDLE_COST = (
+    2000.0  # for plans that leave over half of the error, in proportion; else doing nothing might be cheapest
+)
 # The agent is held by a spring and a damper. From these two gains on offset and velocity, it is in two steps where
 # it shall be, and at rest (deadbeat control of ten steps of 0.01 s with stiffness 100 and damping 20).
 _GAINS = 2.44141641, 0.07258891
@@ -129,24 +132,26 @@ class Pusher:
         spins = np.concatenate([self._angle, spin[:, None]], axis=1)
         errors, turns = rotate(error - shifts, -spins), turn - spins
         cost = ways[:, None] + lengths + _PUSH_COST + _into_walls(shifts, spins, place, angle)
-        alone = cost + self._left(errors, turns)
+        now = float(np.hypot(np.hypot(*error), GYRATION * turn))
+        alone = cost + self._left(errors, turns, now)
         i = np.repeat(np.arange(count), _BEAM)
         k = np.argpartition(alone, _BEAM, axis=1)[:, :_BEAM].ravel()
         hopeful = (cost[i, k] + _PUSH_COST < alone.min()) | (alone[i, k] == alone.min())
         i, k = i[hopeful], k[hopeful]
         rest = errors[i, k][:, None, None] - self._shift[_SECOND]
-        left = self._left(rest, turns[i, k][:, None, None] - self._angle[_SECOND])  # (beam, n', l')
+        left = self._left(rest, turns[i, k][:, None, None] - self._angle[_SECOND], now)  # (beam, n', l')
         second = (left + _LENGTHS[_SECOND[1]]).min(axis=-1)
         both = cost[i, k] + (second + self._between[i][:, _SECOND[0]] + _PUSH_COST).min(axis=-1)
         row = int(np.argmin(np.minimum(both, alone[i, k])))
         return int(i[row]), float(lengths[i[row], k[row]])
 
-    def _left(self, errors: np.ndarray, turns: np.ndarray) -> np.ndarray:
-        """What errors (..., 2) and (...) cost; half the tolerance is free."""
+    def _left(self, errors: np.ndarray, turns: np.ndarray, now: float) -> np.ndarray:
+        """What errors (..., 2) and (...) at the end of a plan cost, given the size of the error now."""
         x, y, turned = errors[..., 0], errors[..., 1], GYRATION * turns
         size = np.sqrt(x * x + y * y + turned * turned)
-        undone = size > 0.9 * self.tolerance
-        return _ERROR_COST * np.maximum(size - 0.5 * self.tolerance, 0.0) + _UNDONE_COST * undone
+        cost: np.ndarray = _ERROR_COST * np.maximum(size - 0.5 * self.tolerance, 0.0)
+        cost += _UNDONE_COST * (size > 0.9 * self.tolerance)
+        return cost + _IDLE_COST * np.maximum(size / now - 0.5, 0.0)
 
     def _best_lengths(self, error: np.ndarray, turn: float) -> np.ndarray:
         """The length (n,) of each push after which the error is least: Gauss-Newton steps along its screw."""
