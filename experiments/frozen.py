@@ -10,13 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from experiments.common import split_episodes
+from experiments.world_models import cache_together
 from worldmodel.data.episodes import EpisodeStore
-from worldmodel.data.latents import cache_latents
 from worldmodel.data.windows import Windows
 from worldmodel.evaluation.trajectories import Imagination, Trajectory, read_trajectories
 from worldmodel.models.files import directory_hash, read_config
 from worldmodel.models.world_model import WorldModel
-from worldmodel.training.distributed import current_world
 from worldmodel.training.run import Run
 
 DEFAULT_SHARE = 0.05
@@ -83,14 +82,7 @@ def cached(frozen: Frozen, job: Run, steps: int, dtype: str) -> Windows:
     """Training windows of latents, each of which is computed once: ``tokens (T+1, N, Z)``, without proprioception."""
     model, path = frozen.model, job.path / "latents"
     window, stride = model.config.window, frozen.stride
-    current_world().from_first(
-        lambda: (
-            cache_latents(
-                Latents(model), frozen.store, path, frozen.hash, window=window, stride=stride, dtype=dtype
-            )
-            and None
-        )
-    )
+    cache_together(Latents(model), frozen.store, path, frozen.hash, window, stride, dtype)
     return Windows(EpisodeStore(path), frozen.train, steps, "tokens", stride)
 
 

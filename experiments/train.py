@@ -17,9 +17,8 @@ from omegaconf import MISSING
 
 from experiments.common import open_run, prepare, resolve_precision, split_episodes, window_batches
 from experiments.monitoring import held_out_moments
-from experiments.world_models import build, centre_head, check_windows, encoder_name, freeze
+from experiments.world_models import build, cache_together, centre_head, check_windows, encoder_name, freeze
 from worldmodel.data.episodes import EpisodeStore
-from worldmodel.data.latents import cache_latents
 from worldmodel.data.windows import Windows
 from worldmodel.evaluation.open_loop import open_loop
 from worldmodel.evaluation.trajectories import Imagination, read_trajectories
@@ -139,12 +138,14 @@ def run(config: Config) -> Path:
         cache = None
         if config.variant != "end_to_end":
             path = job.path / "latents"
-            current_world().from_first(lambda: encode_all(model, store, path, encoder, config))
+            seen = (config.encoder_window, config.action_block)
+            cache_together(model.encoder.eval(), store, path, encoder, *seen, config.cache_dtype)
             cache = EpisodeStore(path)
             windows = Windows(cache, train, config.window, "tokens", config.action_block)
             centre_head(model, windows)
-        seen = (config.encoder_window, config.action_block, config.proprio)
-        moments = held_out_moments(store, cache, held_out, *seen)
+        moments = held_out_moments(
+            store, cache, held_out, config.encoder_window, config.action_block, config.proprio
+        )
         objective = LatentDynamics(model, config.objective, config.seed, moments).to(device)
         with window_batches(windows, loop.batch_size, config.seed, config.proprio, device) as batches:
             fit(objective, batches, loop, job, f"world model ({config.variant})")
@@ -156,12 +157,6 @@ def run(config: Config) -> Path:
     job.write(lambda: shutil.rmtree(job.path / "latents", ignore_errors=True))
     job.close()
     return model_path
-
-
-def encode_all(model: WorldModel, store: EpisodeStore, path: Path, encoder: str, config: Config) -> None:
-    """Encode every frame once."""
-    seen = {"window": config.encoder_window, "stride": config.action_block}
-    cache_latents(model.encoder.eval(), store, path, encoder, **seen, dtype=config.cache_dtype)
 
 
 def open_loop_of(

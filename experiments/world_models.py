@@ -10,12 +10,14 @@ import numpy as np
 import torch
 
 from worldmodel.data.episodes import EpisodeStore
+from worldmodel.data.latents import StepEncoder, encode_share, join_shares
 from worldmodel.data.normalisers import compute
 from worldmodel.data.windows import Windows
 from worldmodel.models.files import directory_hash, read_config
 from worldmodel.models.heads import Head, PatchHeadConfig
 from worldmodel.models.pretrained import load_encoder
 from worldmodel.models.world_model import ActionSpec, ProprioSpec, WorldModel, WorldModelConfig
+from worldmodel.training.distributed import current_world
 
 if TYPE_CHECKING:
     from experiments.train import Config
@@ -78,6 +80,16 @@ def _scale(std: list[float]) -> torch.Tensor:
     """What never changed in the data is left as it is, rather than blown up when it does."""
     found = torch.tensor(std)
     return torch.where(found < 1e-6, torch.ones_like(found), found)
+
+
+def cache_together(
+    encoder: StepEncoder, store: EpisodeStore, path: Path, name: str, window: int, stride: int, dtype: str
+) -> None:
+    """Encode every frame once, each process its share of the episodes; see ``worldmodel.data.latents``."""
+    world = current_world()
+    share = (world.rank, world.size)
+    world.together(encode_share, encoder, store, path, name, share, window, stride, dtype)
+    world.from_first(lambda: len(join_shares(path, store)))
 
 
 def check_windows(store: EpisodeStore, episodes: range, steps: int, stride: int, typed: str) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from worldmodel.atomic import read_json
+from worldmodel.data.episode_files import read_manifest
 from worldmodel.data.episodes import EpisodeStore, EpisodeWriter
 
 logger = logging.getLogger("worldmodel")
@@ -23,6 +24,8 @@ logger = logging.getLogger("worldmodel")
 #: float16 rounds to 11 bits: a relative error of 2^-11 (0.05%) at most, for values from 6e-5 to 65504. bfloat16 takes
 #: as much space and rounds to 8 bits, so there is no reason to store it.
 DTYPES = ("float32", "float16")
+#: Folder of what several processes encode, until all is there.
+SHARES = "shares"
 _FRAMES_ON_CPU = 64  # at once: enough to fill a CPU's caches; on a GPU, as many as come to
 _BYTES_ON_GPU = 2**26  # of uint8 pixels
 
@@ -42,7 +45,6 @@ class _Group(NamedTuple):
     stop: int
 
 
-@torch.inference_mode()
 def cache_latents(
     encoder: StepEncoder,
     store: EpisodeStore,
@@ -81,6 +83,34 @@ def cache_latents(
             fit into float16.
         OSError: The disk is full, or has too little room for what is missing; this is seen before anything is encoded.
     """
+    share = (0, 1)
+    encode_share(encoder, store, path, encoder_hash, share, window, stride, dtype, batch_frames)
+    return join_shares(path, store)
+
+
+@torch.inference_mode()
+def encode_share(
+    encoder: StepEncoder,
+    store: EpisodeStore,
+    path: str | Path,
+    encoder_hash: str,
+    share: tuple[int, int],
+    window: int = 1,
+    stride: int = 1,
+    dtype: str = "float32",
+    batch_frames: int = 0,
+) -> None:
+    """One process's part of ``cache_latents``, where several encode together.
+
+    Once all of them have returned, one calls ``join_shares``: the files are then those of a single process, also if the
+    number of processes changed on the way.
+
+    Args:
+        share: ``(i, n)``: this is the ``i``-th of ``n`` processes, from 0.
+
+    Raises:
+        ValueError, OSError: As ``cache_latents``.
+    """
     path = Path(path).expanduser()
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r} of cached latents is unknown; choose {' or '.join(DTYPES)}")
@@ -88,19 +118,27 @@ def cache_latents(
     if window > 1 and stride > 1:
         wanted["stride"] = stride
     found = _check_fresh(path, wanted)
+    shares = _shares(path)
+    for place in shares:
+        found = found or _check_fresh(place, wanted)
     device = next(encoder.parameters()).device
     limit = int(found.get("batch_frames", 0)) or batch_frames or _default_batch(store, device, window)
     about = {key: value for key, value in store.meta.items() if key != "codecs"}
-    writer = EpisodeWriter(path, {**about, **wanted, "batch_frames": limit})
+    # Shares stay apart until all is there: the cache has its episodes in the data's order.
+    apart = share[1] > 1 or bool(shares)
+    place = path / SHARES / f"{share[0]}-of-{share[1]}" if apart else path
+    writer = EpisodeWriter(place, {**about, **wanted, "batch_frames": limit})
+    done = writer.indices.union(*(_indices(other) for other in [path, *shares]))
 
     lengths = store.steps + 1
-    missing = [entry["index"] not in writer.indices for entry in store.entries]
-    groups = [group for group in _groups(lengths, limit) if any(missing[group.start : group.stop])]
-    frames = int(lengths[missing].sum())
+    missing = np.array([entry["index"] not in done for entry in store.entries])
+    groups = _groups(lengths, limit)[share[0] :: share[1]]
+    groups = [group for group in groups if missing[group.start : group.stop].any()]
+    frames = sum(int(lengths[g.start : g.stop][missing[g.start : g.stop]].sum()) for g in groups)
     if frames:
         first = torch.from_numpy(store[groups[0].start]["frames"][:1])[None].to(device)
         shape = tuple(encoder.encode_steps(first, window=window).shape[2:])
-        _check_room(path, frames, shape, np.dtype(dtype))
+        _check_room(place, frames, shape, np.dtype(dtype))
 
     def write(group: _Group, tokens: list[np.ndarray]) -> None:
         for position, array in zip(range(group.start, group.stop), tokens, strict=True):
@@ -108,7 +146,8 @@ def cache_latents(
                 _write(writer, store, position, array, np.dtype(dtype))
 
     # While a group is encoded, the next one is read and the last one written.
-    progress = tqdm(total=frames, desc="encode", unit="frame", disable=None, leave=False)
+    quiet = True if share[0] else None
+    progress = tqdm(total=frames, desc="encode", unit="frame", disable=quiet, leave=False)
     with progress, ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writing:
         written: Future[None] | None = None
         read = [reader.submit(_read, store, group) for group in groups[:1]]
@@ -123,7 +162,42 @@ def cache_latents(
             progress.update(sum(int(lengths[i]) for i in range(group.start, group.stop) if missing[i]))
         if written is not None:
             written.result()
+
+
+def join_shares(path: str | Path, store: EpisodeStore) -> EpisodeStore:
+    """Make one cache of the shares that several processes encoded, in the order of ``store``.
+
+    Interrupted, it goes on where it stopped; it needs room for one more episode.
+
+    Raises:
+        ValueError: Something is missing: a process has not finished its share.
+    """
+    path = Path(path).expanduser()
+    shares = [EpisodeStore(place) for place in _shares(path) if _indices(place)]
+    if shares:
+        found = {entry["index"]: (part, i) for part in shares for i, entry in enumerate(part.entries)}
+        writer = EpisodeWriter(path, shares[0].meta)
+        for entry in store.entries:
+            index = entry["index"]
+            if index in writer.indices:
+                continue
+            if index not in found:
+                raise ValueError(f"{path} has no latents of episode {index} yet; run the same command again")
+            part, position = found[index]
+            writer.write(index, {name: stored[:] for name, stored in part[position].items()})
+            (part.path / part.entries[position]["file"]).unlink()
+    shutil.rmtree(path / SHARES, ignore_errors=True)
     return EpisodeStore(path)
+
+
+def _shares(path: Path) -> list[Path]:
+    """Directories of the processes that encode, or once encoded, parts of a cache."""
+    return sorted(file.parent for file in (path / SHARES).glob("*/meta.json"))
+
+
+def _indices(path: Path) -> set[int]:
+    """Of the episodes in a cache or a share of it."""
+    return {entry["index"] for entry in read_manifest(path / "manifest.jsonl")}
 
 
 def cache_bytes(frames: int, shape: tuple[int, ...], dtype: np.dtype) -> int:
@@ -208,10 +282,13 @@ def _encode(
 
     def tokens(frames: np.ndarray) -> Tensor:
         pixels = torch.from_numpy(frames).to(device)
-        if window == 1 or stride == 1 or pixels.shape[1] <= stride:
+        if window == 1 or stride == 1:
             return encoder.encode_steps(pixels, window=window).float().cpu()
         # Each step sees frames a stride apart: the frames with the same remainder are a clip of their own.
-        parts = [encoder.encode_steps(pixels[:, i::stride], window=window) for i in range(stride)]
+        parts = [
+            encoder.encode_steps(pixels[:, i::stride], window=window)
+            for i in range(min(stride, pixels.shape[1]))
+        ]
         found = parts[0].new_empty((*pixels.shape[:2], *parts[0].shape[2:]))
         for i, part in enumerate(parts):
             found[:, i::stride] = part

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from worldmodel.data.episodes import EpisodeStore, EpisodeWriter
-from worldmodel.data.latents import cache_latents
+from worldmodel.data.latents import cache_latents, encode_share, join_shares
 from worldmodel.data.windows import Windows
 from worldmodel.models.video_encoder import VideoEncoder, VideoEncoderConfig
 
@@ -151,3 +151,73 @@ def test_stale_caches_and_full_disks_are_refused_before_anything_is_encoded(
     ):
         cache_latents(encoder, ragged, tmp_path / "new", "a")
     assert not list((tmp_path / "new").glob("episodes/*"))
+
+
+def content(cache: EpisodeStore) -> dict[str, bytes]:
+    """Every file of a cache."""
+    return {str(f.relative_to(cache.path)): f.read_bytes() for f in cache.path.rglob("*") if f.is_file()}
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_several_processes_make_the_files_of_one(
+    ragged: EpisodeStore, tiny_encoder: VideoEncoderConfig, tmp_path: Path, processes: int
+) -> None:
+    encoder = VideoEncoder(tiny_encoder).eval()
+    whole = cache_latents(encoder, ragged, tmp_path / "whole", "a", window=2, batch_frames=16)
+    for part in reversed(range(processes)):
+        share = (part, processes)
+        encode_share(encoder, ragged, tmp_path / "parts", "a", share, window=2, batch_frames=16)
+        if part:
+            with pytest.raises(ValueError, match="no latents of episode .* yet; run the same command again"):
+                join_shares(tmp_path / "parts", ragged)
+    found = join_shares(tmp_path / "parts", ragged)
+    assert content(found) == content(whole)
+    assert content(join_shares(tmp_path / "parts", ragged)) == content(whole), "again, nothing happens"
+
+
+def test_shares_that_were_interrupted_are_finished_by_another_number_of_processes(
+    ragged: EpisodeStore, tiny_encoder: VideoEncoderConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = VideoEncoder(tiny_encoder).eval()
+    whole = cache_latents(encoder, ragged, tmp_path / "whole", "a", batch_frames=16)
+    part = tmp_path / "part"
+    # One process began, then one of two did its share, and the other never came.
+    shutil.copytree(whole.path, part)
+    lines = (whole.path / "manifest.jsonl").read_bytes().splitlines(keepends=True)
+    (part / "manifest.jsonl").write_bytes(b"".join(lines[:2]))
+    encode_share(encoder, ragged, part, "a", (1, 2), batch_frames=16)
+    real, calls = EpisodeWriter.write, list[int]()
+
+    def killed(writer: EpisodeWriter, index: int, arrays: dict[str, np.ndarray]) -> None:
+        calls.append(index)
+        if writer.path == part and len(calls) > limit:
+            raise KeyboardInterrupt
+        real(writer, index, arrays)
+
+    monkeypatch.setattr(EpisodeWriter, "write", killed)
+    limit = 3
+    with pytest.raises(KeyboardInterrupt):
+        cache_latents(encoder, ragged, part, "a")  # interrupted while it joins
+    already = {int(file.name.partition("-")[0]) for file in (part / "shares").iterdir()}
+    assert already == {0, 1} and len(calls) > 3
+    monkeypatch.undo()
+    assert content(cache_latents(encoder, ragged, part, "a")) == content(whole)
+    assert not (part / "shares").exists()
+
+
+def test_a_history_is_a_stride_apart(
+    ragged: EpisodeStore, tiny_encoder: VideoEncoderConfig, tmp_path: Path
+) -> None:
+    """As windows of the same stride see it: the cache gave each step the frame before it in the data."""
+    encoder = VideoEncoder(tiny_encoder).eval()
+    for limit in (5, 1000):
+        cache = cache_latents(
+            encoder, ragged, tmp_path / f"latents{limit}", "a", window=2, stride=3, batch_frames=limit
+        )
+        for position in (4, 5, 6):
+            for first in range(3):
+                frames = torch.from_numpy(ragged[position]["frames"][first::3])[None]
+                if frames.shape[1]:
+                    with torch.no_grad():
+                        wanted = encoder.encode_steps(frames, 2)[0].numpy()
+                    np.testing.assert_allclose(cache[position]["tokens"][first::3], wanted, atol=2e-6)
