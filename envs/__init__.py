@@ -19,6 +19,7 @@ _WORLDS = {
     "TwoRoom-v0": "envs.two_room:TwoRoom",
     "TwoRoomPublished-v0": "envs.two_room_published:TwoRoomPublished",
     "TwoRoomRandomWall-v0": "envs.two_room_published:TwoRoomRandomWall",
+    "Cube-v0": "envs.cube:Cube",
     "PointMaze-UMaze-v0": "envs.point_maze:PointMazeUMaze",
     "PointMaze-Medium-v0": "envs.point_maze:PointMazeMedium",
     "PointMaze-Large-v0": "envs.point_maze:PointMazeLarge",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 import gymnasium as gym
 import mujoco
@@ -223,6 +223,15 @@ class GymWorld(gym.Env[np.ndarray, np.ndarray], ABC):
             return actions[step]
         return self._clipped(np.zeros(actions.shape[1])).astype(np.float32)
 
+    def next_state(self, state: np.ndarray, action: np.ndarray) -> np.ndarray:
+        """The state (S,) one step after `state` (S,) under an action (A,); no picture is drawn, nothing disturbed."""
+        before = self.get_state()
+        self.set_state(state)
+        self._advance(self._clipped(action))
+        after = self.get_state()
+        self.set_state(before)
+        return after
+
     # helpers
 
     def _explored(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -308,19 +317,10 @@ class SimulatedGymWorld(GymWorld):
 
 
 class SteppedGymWorld(GymWorld):
-    """Of an environment that turns actions into forces by code of its own, and so is stepped itself."""
+    """Of an environment that turns actions into forces by code of its own, and so is stepped itself.
 
-    @property
-    def controls(self) -> NoReturn:
-        """There are none.
-
-        Raises:
-            ValueError: always.
-        """
-        raise ValueError(
-            f"a step of {self._name} is more than writing the action to MuJoCo's controls, so plans cannot be "
-            "tried in the simulator alone: agent=simulator and envs.simulate.SimulatorCost do not work here"
-        )
+    `envs.simulate.SimulatorCost` tries plans in it one after the other, which is much slower.
+    """
 
     def get_state(self) -> np.ndarray:
         return get_state(self._env)

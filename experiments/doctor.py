@@ -29,6 +29,7 @@ OPTIONAL = {
 EXTRAS = {
     "pointmaze": ("gymnasium-robotics", "the worlds PointMaze"),
     "pusht": ("gym-pusht", "the world PushT"),
+    "cube": ("ogbench", "the world Cube"),
     "lerobot": ("pyarrow", "recordings of LeRobot"),
     "hdf5": ("h5py", "recordings in HDF5: robomimic, Minari and others"),
     "huggingface": ("transformers", "models of Hugging Face"),

@@ -226,19 +226,24 @@ def test_drawing_disturbs_nothing_and_shows_what_reset_shows(draws: None) -> Non
     np.testing.assert_array_equal(world.render(), picture)
 
 
-def test_the_simulator_as_a_cost_goes_where_the_world_goes(draws: None) -> None:
-    world: Any = make_world("Reacher-v5")
+@pytest.mark.parametrize("env_id", ["Reacher-v5", "test/HalfForce-v0"])
+def test_the_simulator_as_a_cost_goes_where_the_world_goes(
+    draws: None, registered: None, env_id: str
+) -> None:
+    world: Any = make_world(env_id)
     world.reset(seed=0)
     start, plan = world.get_state(), actions(world, 5)
-    ends = SimulatorCost("Reacher-v5", threads=1).rollout(start[None], plan[None, None, :, None])
+    ends = SimulatorCost(env_id, threads=1).rollout(start[None], plan[None, None, :, None])
     for action, end in zip(plan, ends[0, 0], strict=True):
+        np.testing.assert_array_equal(world.next_state(world.get_state(), action), end)
         world.step(action)
         np.testing.assert_array_equal(world.get_state(), end)
 
 
-def test_a_stepped_world_says_that_the_simulator_cannot_stand_in(draws: None, registered: None) -> None:
-    with pytest.raises(ValueError, match=r"HalfForce-v0 .*agent=simulator and .*SimulatorCost do not work"):
-        SimulatorCost("test/HalfForce-v0")
+def test_only_what_the_simulator_does_alone_is_left_to_it(draws: None, registered: None) -> None:
+    SimulatorCost("Reacher-v5", backend="loop")
+    with pytest.raises(ValueError, match="has no substeps, controls"):
+        SimulatorCost("test/HalfForce-v0", backend="loop")
 
 
 def test_success_distance_and_labels_agree(draws: None) -> None:
