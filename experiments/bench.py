@@ -3,7 +3,7 @@
 Example:
     worldmodel bench
     worldmodel bench what=[plan] threads=1
-    worldmodel bench what=[load] against=[stable-worldmodel] peer_python=other/venv/bin/python
+    worldmodel bench what=[collect,load] against=[stable-worldmodel] peer_python=other/venv/bin/python
     worldmodel bench what=[cache] batch_size=128
     worldmodel bench what=[step] encoder=vit_large predictor=vjepa2 batch_size=24 precision=bf16 device=cuda
     worldmodel bench what=[upstream] upstream=vjepa2 encoder=vit_tiny predictor=small batch_size=2
@@ -19,8 +19,9 @@ from typing import Any
 import torch
 
 from envs.world import describe
-from experiments import bench_load, collect
+from experiments import bench_collect, bench_load
 from experiments.agents import latent_agent
+from experiments.bench_collect import CollectBench, store_episodes
 from experiments.bench_load import CODECS, PEER_FORMATS, PEERS, LoadBench
 from experiments.bench_step import StepBench, measure
 from experiments.bench_upstream import compare
@@ -58,9 +59,9 @@ class Config:
     window_frames: int = 0
     #: For load: which formats, of ours (raw, jpeg, mp4) and of stable-worldmodel (hdf5, lance, folder, video).
     formats: list[str] = field(default_factory=lambda: [*CODECS, *PEER_FORMATS])
-    #: For load: other loaders to measure in the same run, of stable-worldmodel.
+    #: For collect and load: other libraries to measure in the same run: stable-worldmodel.
     against: list[str] = field(default_factory=list)
-    #: For load: Python of the environment in which those are installed; empty: this one.
+    #: For collect and load: Python of the environment in which those are installed; empty: this one.
     peer_python: str = ""
     #: auto, cpu or cuda.
     device: str = "cpu"
@@ -108,7 +109,7 @@ def run(config: Config) -> dict[str, Any]:
     if config.threads:
         torch.set_num_threads(config.threads)
     benches = {
-        "collect": bench_collect,
+        "collect": bench_collecting,
         "pretrain": bench_pretrain,
         "plan": bench_plan,
         "load": bench_loading,
@@ -126,15 +127,11 @@ def run(config: Config) -> dict[str, Any]:
     return results
 
 
-def bench_collect(config: Config) -> dict[str, float]:
-    """Frames per second that end up in an episode store, processes started and files written included."""
-    with tempfile.TemporaryDirectory() as folder:
-        began = time.perf_counter()
-        store = _collect(config, folder)
-        seconds = time.perf_counter() - began
-        return {
-            f"collect: stored frames/s, {config.workers} processes": float((store.steps + 1).sum()) / seconds
-        }
+def bench_collecting(config: Config) -> dict[str, float]:
+    """Frames per second that end up in an episode store; see `experiments.bench_collect`."""
+    return bench_collect.measure(
+        CollectBench(config.env, config.episodes, config.workers, tuple(config.against), config.peer_python)
+    )
 
 
 def bench_pretrain(config: Config) -> dict[str, float]:
@@ -237,9 +234,7 @@ def bench_upstream(config: Config) -> dict[str, float]:
 
 
 def _collect(config: Config, folder: str) -> EpisodeStore:
-    return collect.run(
-        collect.Config(env=config.env, out=f"{folder}/data", episodes=config.episodes, workers=config.workers)
-    )
+    return store_episodes(Path(folder) / "data", config.env, config.episodes, config.workers)
 
 
 def _world_model(config: Config) -> WorldModel:
