@@ -3,9 +3,9 @@
 Episode i is a function of (seed, i) alone, so any number of workers makes the same bytes, and an
 interrupted collection goes on with the indices that are missing.
 
-The episodes of a worker are not stepped together: `mujoco.batch.Batch` gives the same states bit for bit, but would save
-4 us of the 75 us of processor time that a frame of TwoRoom takes here, and 4 of the 119 us of Reacher (6% and 3%); the
-rest is drawing, MuJoCo's own work, the policy and copies.
+The episodes of a worker are not stepped together: `mujoco.batch.Batch` gives the same states bit for bit, but
+would save 4 us of the 75 us of processor time that a frame of TwoRoom takes here, and 4 of the 119 us of
+Reacher (6% and 3%); the rest is drawing, MuJoCo's own work, the policy and copies.
 """
 
 from __future__ import annotations
