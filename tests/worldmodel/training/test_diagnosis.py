@@ -204,3 +204,40 @@ def test_the_loop_says_the_warnings(tmp_path: Path, caplog: pytest.LogCaptureFix
     run.close()
     said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert [text[:21] for text in said] == ["shrinking: step 3: fe"]
+
+
+def ordering(values: list[float], name: str = "plannability_true") -> list[dict[str, Any]]:
+    """A world model's run in which only plannability changes."""
+    return [
+        {"step": 100 * i, "loss": 0.1, "latent_rank": 30.0, name: value} for i, value in enumerate(values)
+    ]
+
+
+@pytest.mark.parametrize("name", ["plannability_true", "plannability_steps"])
+def test_a_latent_that_unlearns_order_is_seen_and_said_once(name: str) -> None:
+    # Measured on TwoRoom, with objective.sigreg=1.0: 3 of 50 goals reached.
+    values = [0.697, 0.618, 0.607, 0.521, 0.507, 0.544, 0.517]
+    rows, watch = ordering(values, name), Watch()
+    said = [text for row in rows for text in watch.see(row)]
+    assert len(said) == 1 and said[0].startswith("step 400: latent distance orders moments less well")
+    assert f"({name}). Try a lower objective.sigreg" in said[0] and diagnose(rows)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [0.697, 0.75, 0.82, 0.86, 0.88, 0.88],  # healthy
+        [0.697, 0.5, 0.5, 0.5, 0.5, 0.6],  # comes back
+        [0.697, 0.5, 0.5],  # too early to say
+        [0.1, 0.0, 0.0, 0.0, 0.0],  # began with next to none
+    ],
+)
+def test_order_that_rises_or_was_never_there_gives_no_warning(values: list[float]) -> None:
+    assert diagnose(ordering(values)) == []
+    assert diagnose([{**row, "loss": 0.2} for row in ordering(values, "unknown")]) == []
+
+
+def test_figures_of_a_world_model_that_are_not_finite_are_named() -> None:
+    rows = ordering([0.7, 0.8, 0.8, 0.8])
+    rows[-1]["latent_rank"] = float("nan")
+    assert "not finite: latent_rank" in " ".join(diagnose(rows))
