@@ -150,7 +150,8 @@ class GoalDirected:
         noise: standard deviation of the noise on every action, as a share of half the action range; 0: none.
         wander: share of the time that is spent as `held_direction` instead, a few steps at a time. With noise=0
             and wander=0, the data are the expert's; with wander=1, nothing has a goal.
-        patience: environment steps after which a goal that was not reached is given up.
+        patience: environment steps after which a goal that was not reached is given up; 0: as many as a task of
+            this world may take.
     """
 
     low: np.ndarray
@@ -158,7 +159,7 @@ class GoalDirected:
     world: TaskWorld
     noise: float = 0.2
     wander: float = 0.2
-    patience: float = 60
+    patience: float = 0
     _aimless: HeldDirection = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -167,9 +168,9 @@ class GoalDirected:
                 f"goal_directed needs a world with {' and '.join(missing)}, which this one lacks; "
                 "choose smooth_random or held_direction"
             )
-        if self.noise < 0.0 or not 0.0 <= self.wander <= 1.0 or self.patience < 1:
+        if self.noise < 0.0 or not 0.0 <= self.wander <= 1.0 or self.patience < 0:
             raise ValueError(
-                "goal_directed needs noise >= 0, wander in [0, 1] and patience >= 1, not "
+                "goal_directed needs noise >= 0, wander in [0, 1] and patience >= 0, not "
                 f"{self.noise}, {self.wander}, {self.patience}"
             )
         self._aimless = HeldDirection(self.low, self.high)
@@ -186,7 +187,7 @@ class GoalDirected:
         if self._goal is None or self._left <= 0 or self.world.success(state, self._goal):
             _, self._goal, _ = self.world.sample_task(self._rng)
             self.world.set_state(state)  # a world may use its own simulation to find tasks
-            self._left = self.patience
+            self._left = self.patience or self.world.horizon
         self._left -= 1
         if self._rng.random() < 0.1:
             self._wandering = bool(self._rng.random() < self.wander)

@@ -86,6 +86,7 @@ class Line:
     """Three numbers that actions change; a stand-in for a world, which tells what was asked of it."""
 
     action_space = SPACE
+    horizon = 60
 
     def __init__(self) -> None:
         self.state = np.zeros(3)
@@ -135,6 +136,7 @@ def test_goals_are_reached_one_after_another():
     assert len(pursue(noise=0.0, wander=0.0, patience=1000)[0].goals) == len(expert.goals)
     assert len(pursue(wander=1.0, patience=1000)[0].goals) < len(expert.goals) / 2
     assert len(pursue(patience=1)[0].goals) == 400
+    assert np.array_equal(pursue()[1], pursue(patience=60)[1])  # by default the world's horizon
 
 
 def test_noise_is_as_large_as_it_says():
@@ -165,7 +167,7 @@ def test_a_policy_with_goals_says_what_it_needs():
         make_policy("goal_directed", SPACE)
     with pytest.raises(ValueError, match="needs a world with sample_task and scripted_action"):
         make_policy("goal_directed", SPACE, world=object())  # type: ignore[arg-type]
-    for bad in ({"wander": 1.5}, {"noise": -1.0}, {"patience": 0}):
+    for bad in ({"wander": 1.5}, {"noise": -1.0}, {"patience": -1}):
         with pytest.raises(ValueError, match="wander in"):
             make_policy("goal_directed", SPACE, options=bad, world=Line())  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no option world; its options are noise, wander, patience"):
