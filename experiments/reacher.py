@@ -1,8 +1,8 @@
 """Reacher: the whole road in a world whose pictures do not show velocities, and why one picture is not enough.
 
 Each stage is a command of its own; an interrupted experiment continues when run again. Beside the table of what each
-policy reaches stands the diagnosis: the same end-to-end model with one picture instead of two, and its search as it is
-in TwoRoom.
+policy reaches stands the diagnosis, with one part changed at a time: models of one picture, and of two that learn
+rollouts from one; and the search as it is in TwoRoom.
 
 Example:
     worldmodel reacher
@@ -26,8 +26,8 @@ from worldmodel.report.theme import LIGHT
 from worldmodel.report.velocity_picture import velocity_picture
 
 ENV = "worldmodel/Reacher-v0"
-#: Two pictures show a velocity.
-TWO_PICTURES = ["dynamics.context=2", "window=6"]
+#: Two pictures show a velocity, if rollouts are learnt from two.
+TWO_PICTURES = ["dynamics.context=2", "objective.rollout_context=2", "window=7"]
 #: Far enough to see past the elbow's detour, and with all the torque there is.
 SEARCH = ["planner.horizon=20", "init_std=bounds"]
 #: What a policy is called in tables.
@@ -36,11 +36,18 @@ LABELS = {
     "untrained_encoder": "frozen, untrained",
     "end_to_end": "end to end",
     "short_search": "end to end, TwoRoom's search",
-    "one_picture": "end to end, one picture",
+    "one_picture": "untrained, one picture",
+    "blind_rollouts": "untrained, rollouts from one",
     "simulator": "simulator, true cost",
     "simulator_latent": "simulator, latent cost",
     "random": "random",
     "noop": "no action",
+}
+#: Models whose imagined arms are compared, and what pictures call them.
+DIAGNOSED = {
+    "one_picture": "one picture",
+    "blind_rollouts": "two, rollouts learnt from one",
+    "untrained_encoder": "two, rollouts learnt from two",
 }
 
 
@@ -62,7 +69,7 @@ class Config:
     end_to_end_steps: int = 1400
     #: Held-out tasks.
     tasks: int = 100
-    #: Also train and plan with one picture, and measure what it misses.
+    #: Also train and plan with what was wrong at first, and measure what it misses.
     diagnosis: bool = True
 
 
@@ -103,10 +110,13 @@ def stages(config: Config) -> list[Stage]:
     ]  # fmt: skip
     if config.diagnosis:
         found += [
-            train("one_picture", "Diagnosis: the end-to-end model with one picture.", *end_to_end,
-                  "dynamics.context=1"),
+            train("one_picture", "Diagnosis: the untrained encoder's model with one picture.",
+                  "variant=untrained", "window=7", frozen),
+            train("blind_rollouts", "Diagnosis: with two pictures, but rollouts are learnt from one.",
+                  "variant=untrained", "dynamics.context=2", "window=7", frozen),
             plan_with("one_picture", "Plans with one picture."),
-            plan("short_search", "Plans with two pictures, and the search that is right for TwoRoom.",
+            plan_with("blind_rollouts", "Plans with two pictures, after learning rollouts from one."),
+            plan("short_search", "The end-to-end model, with the search that is right for TwoRoom.",
                  f"model={out}/train_end_to_end/model"),
         ]  # fmt: skip
     return found
@@ -126,7 +136,8 @@ def run(config: Config) -> dict[str, Any]:
     summary: dict[str, Any] = {"stages": rows, "policies": {name: read_row(out, name) for name in names}}
     if config.diagnosis:
         summary["pose_error"] = pose_errors(out)
-        picture = velocity_picture(summary["pose_error"], list(summary["policies"].values()), LIGHT)
+        errors = {DIAGNOSED[name]: error for name, error in summary["pose_error"].items()}
+        picture = velocity_picture(errors, list(summary["policies"].values()), LIGHT)
         write_bytes(out / "velocity.png", picture)
     write_json(out / "summary.json", summary)
     return {**summary, "out": str(out)}
@@ -146,21 +157,22 @@ def read_row(out: Path, name: str) -> dict[str, Any]:
     }
 
 
-def pose_errors(out: Path, steps: int = 16, moving: int = 20) -> dict[str, dict[str, list[float]]]:
-    """Distance of imagined arms from the true ones in rad, for one and two pictures, from rest and from motion."""
+def pose_errors(out: Path, steps: int = 16, moving: int = 20) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """Distance of imagined arms from the true ones in rad, from motion and from rest, for each diagnosed model."""
     store, world = EpisodeStore(out / "data"), make_world(ENV)
     train, held_out = split_episodes(store, 0.05)
-    found = {}
-    for seen, name in (("1", "one_picture"), ("2", "end_to_end")):
+    found: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for name in DIAGNOSED:
         model = WorldModel.load(out / f"train_{name}" / "model")
         eyes = Imagination(model.encode, model.rollout, model.dynamics.context)
         fitted, shown = (
             read_trajectories(eyes, store, part, 1, keep_frames=False) for part in (train[:400], held_out)
         )
         read = NearestState(fitted)
-        for how, begin in (("at rest", 0), ("moving", moving)):
-            error = imagined_state_error(eyes, read, shown, world.distances, begin, steps)
-            found[f"{seen} {how}"] = error
+        found[name] = {
+            how: imagined_state_error(eyes, read, shown, world.distances, begin, steps)
+            for how, begin in (("moving", moving), ("at rest", 0))
+        }
     world.close()
     return found
 

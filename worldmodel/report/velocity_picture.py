@@ -10,40 +10,39 @@ from matplotlib.ticker import MaxNLocator
 
 from worldmodel.report.theme import Theme, drawing, new_figure, to_png
 
-BLUE = "#0072b2"
+BLUE, ORANGE = "#0072b2", "#d55e00"
 
 
 def velocity_picture(
-    errors: Mapping[str, Mapping[str, Sequence[float]]], rows: Sequence[Mapping[str, Any]], theme: Theme
+    errors: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]],
+    rows: Sequence[Mapping[str, Any]],
+    theme: Theme,
 ) -> bytes:
     """Left: error of imagined poses over the steps imagined. Right: goals reached.
 
     Args:
-        errors: ``"1 at rest"``, ``"1 moving"``, ``"2 at rest"``, ``"2 moving"``: latents that the model sees, and how
-            the episode goes on; each with ``imagined`` and ``true_latents``, distances in rad after each step.
+        errors: For each model, three at most, ``moving`` and ``at rest``: how the episodes go on; each with
+            ``imagined`` and ``true_latents``, distances in rad after each step.
         rows: ``label``, ``successes``, ``episodes``, ``interval`` and ``model`` (whether it is a learned one).
         theme: Its colours.
     """
     with drawing(theme):
-        figure = new_figure(820, 310)
+        figure = new_figure(860, 330)
         axes, bars = figure.subplots(1, 2, width_ratios=[1, 1.15])
         axes.set_title("Imagined arm, distance from the true one")
-        for name, error in errors.items():
-            seen, how = name.split(" ", 1)
-            color = theme.neutral if seen == "1" else BLUE
-            steps = np.arange(1, len(error["imagined"]) + 1)
-            axes.plot(
-                steps,
-                error["imagined"],
-                color=color,
-                linestyle="-" if how == "moving" else (0, (3, 2)),
-                label=f"{seen} picture{'s' if seen != '1' else ''}, {how}",
-            )
-        floor = np.mean([error["true_latents"] for error in errors.values()], axis=0)
+        for color, (name, error) in zip((theme.neutral, ORANGE, BLUE), errors.items(), strict=False):
+            for how, dashes in (("moving", "-"), ("at rest", (0, (3, 2)))):
+                steps = np.arange(1, len(error[how]["imagined"]) + 1)
+                label = name if how == "moving" else None
+                axes.plot(steps, error[how]["imagined"], color=color, linestyle=dashes, label=label)
+        every = [error[how] for error in errors.values() for how in ("moving", "at rest")]
+        floor = np.mean([error["true_latents"] for error in every], axis=0)
+        axes.plot([], [], color=theme.muted, linestyle=(0, (3, 2)), label="the same from rest")
         axes.plot(steps, floor, color=theme.muted, linewidth=1, linestyle=":", label="read from true latents")
         axes.set_xlabel("steps imagined")
         axes.set_ylabel("median distance (rad)")
-        axes.set_ylim(bottom=0)
+        # Room for the legend above the lines.
+        axes.set_ylim(0, 1.45 * max(max(error["imagined"]) for error in every))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.legend(handlelength=2.2, labelcolor=theme.ink, loc="upper left")
 

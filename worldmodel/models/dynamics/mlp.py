@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -27,10 +28,19 @@ class MLPDynamicsConfig:
             raise ValueError(f"dynamics.context={self.context} must be at least 1")
 
 
-class MLPDynamics(Dynamics):
-    """``z[t+1] = z[t] + MLP(z[t-c+1..t], a[t])``; with ``c = 1`` an emulator network (Nguyen & Widrow 1989).
+#: Changes from step to step are small beside the latents themselves, and the MLP sees them enlarged.
+_CHANGES = 4.0
 
-    Past actions are not seen: what they did is in the latents.
+
+class MLPDynamics(Dynamics):
+    """``z[t+1] = z[t] + MLP(z[t], 4 (z[t] - z[t-1]), .., a[t])``, where ``..`` are earlier changes.
+
+    Of one latent, an emulator network (Nguyen & Widrow 1989). Past actions are not seen: what they did is in latents.
+
+    In Reacher, whose pictures show no velocity, the imagined arm was 0.28 rad off after 16 steps from motion (median
+    of held-out episodes) with two latents as they are and a rollout loss that began at the first latent of a window;
+    0.20 with ``objective.rollout_context=2``; and 0.14, as much as from rest, with changes. Learning what differs from
+    the last change going on, instead of from standing still, gave 0.18.
     """
 
     def __init__(
@@ -60,6 +70,7 @@ class MLPDynamics(Dynamics):
 
     def _next(self, known: Sequence[Tensor], actions: Tensor) -> Tensor:
         """From the last ``context`` latents ``(B, T, N, Z)`` of each row, oldest first, and its actions."""
-        seen = [latent.flatten(2) for latent in known]
+        changes = [_CHANGES * (later - earlier) for earlier, later in pairwise(known)]
+        seen = [latent.flatten(2) for latent in (*changes, known[-1])]
         change = self.mlp(torch.cat([*seen, self.scaled(actions, known[-1])], dim=-1))
         return known[-1] + change.unflatten(-1, (self.tokens, self.width))
