@@ -6,17 +6,23 @@ K environment actions per model step, A action dimensions, M context steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-Cost = Callable[[Tensor], Tensor]
-"""Candidate plans `(E, S, L, K, A)` float32, in the environment's units -> costs `(E, S)`, lower is better.
 
-A cost that is NaN or infinite counts as a failed evaluation: such a candidate ranks last."""
+class Cost(Protocol):
+    """Any callable from candidate plans to numbers.
+
+    A cost that is NaN or infinite counts as a failed evaluation: such a candidate ranks last. Planners that follow
+    gradients need a cost made of torch operations, without `torch.no_grad`; for all others anything will do.
+    """
+
+    def __call__(self, plans: Tensor, /) -> Tensor:
+        """Plans `(E, S, L, K, A)` float32, in the environment's units -> costs `(E, S)`, lower is better."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +74,9 @@ class Iteration:
     """What one iteration of a search did. Tensors are `(E,)`."""
 
     best: Tensor  # lowest cost among this iteration's candidates; inf if none was finite
-    mean: Tensor  # mean cost of the candidates that it learned from (CEM: the elites); inf if none was finite
+    # Mean cost of the candidates that it learned from (CEM: the elites; iCEM: also those it remembered); inf if none
+    # was finite.
+    mean: Tensor
     std: Tensor  # spread of the next iteration's candidates: mean over the plan, environment units
     nonfinite: Tensor  # int64, candidates whose cost was NaN or infinite
     seconds: float
@@ -81,11 +89,14 @@ class Plan:
     `actions (E, L, K, A)` lie inside the bounds; `cost (E,)` is what the cost said about exactly these
     actions. Where no candidate had a finite cost, `cost` is inf and `actions` are what the search began with.
     `trace` has one entry per iteration run, fewer than configured if a deadline cut the search short.
+    `elites (E, P, L, K, A)` are good candidates, best first, for the next search to start from beside what is left of
+    this plan; None where a planner remembers nothing.
     """
 
     actions: Tensor
     cost: Tensor
     trace: list[Iteration] = field(default_factory=list)
+    elites: Tensor | None = None
 
 
 class Planner(Protocol):
@@ -95,6 +106,8 @@ class Planner(Protocol):
     environment's plan depends on its own seed and cost only, not on who is planned beside it; the same seed
     gives the same plan; candidates without a finite cost rank last; the best candidate seen is returned, and
     `start`, if given, is one of the candidates.
+
+    A planner that remembers elites has an attribute `memory`, how many: an `MPCAgent` shifts them with its plan.
     """
 
     @property
@@ -125,7 +138,8 @@ class Planner(Protocol):
             init_mean: `(A,)`, centre of the first candidates, usually the mean of the data's actions.
             init_std: `(A,)`, their spread, usually the standard deviation of the data's actions.
             seeds: `(E,)` integers, one per environment.
-            start: `(E, L, K, A)`, a plan to improve on: the initial mean, and one of the candidates.
+            start: `(E, L, K, A)`, a plan to improve on: the initial mean, and one of the candidates. Or
+                `(E, P, L, K, A)`, several: the first is the mean, and as many as there is room for are candidates.
             deadline: seconds. The first iteration always runs; a further one is begun only if, at the pace of
                 the last, it ends in time. A plan then depends on the machine's speed, not on the seed alone.
 

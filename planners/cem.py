@@ -1,14 +1,12 @@
 """The cross-entropy method: sample plans, keep the best few, sample again around them."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from planners.base import Bounds, Cost, Plan
-from planners.search import Search
+from planners.search import Search, SearchPlanner, Strategy
 
 
 @dataclass
@@ -44,7 +42,7 @@ class CEMConfig:
             raise ValueError(f"CEMConfig.momentum is {self.momentum}; use a share from 0 to below 1")
 
 
-class CEM:
+class CEM(SearchPlanner):
     """Cross-entropy method over action sequences, in the environment's units and inside the bounds.
 
     Every iteration draws S candidates from a normal distribution with independent steps, clips them to the
@@ -55,56 +53,38 @@ class CEM:
     Source: Rubinstein & Kroese, "The Cross-Entropy Method" (2004). See `Planner` for the contract.
     """
 
-    def __init__(self, config: CEMConfig) -> None:
-        self.config = replace(config)  # a checked copy: a later change of the caller's object has no effect
+    config: CEMConfig
 
-    @property
-    def horizon(self) -> int:
-        return self.config.horizon
+    def strategy(self, search: Search) -> Strategy:
+        return _CEM(self.config, search)
 
-    @property
-    def action_block(self) -> int:
-        return self.config.action_block
 
-    @torch.no_grad()
-    def plan(
-        self,
-        cost: Cost,
-        bounds: Bounds,
-        init_mean: Tensor,
-        init_std: Tensor,
-        *,
-        seeds: Tensor | Sequence[int],
-        start: Tensor | None = None,
-        deadline: float | None = None,
-    ) -> Plan:
-        """See `Planner.plan`."""
+class _CEM:
+    def __init__(self, config: CEMConfig, search: Search) -> None:
+        self.config, self.search = config, search
+        self.mean, self.std = search.mean, search.std
+        self.floor = config.min_std * search.std
+
+    def ask(self, iteration: int) -> Tensor:
+        noise = self.search.noise(self.config.samples)
+        if iteration == 0:
+            noise = correlate(noise, self.config.correlated)
+        return self.search.candidates(self.mean, self.std, noise, iteration)
+
+    def tell(self, plans: Tensor, costs: Tensor) -> Tensor:
         c = self.config
-        search = Search(
-            cost, bounds, init_mean, init_std, horizon=c.horizon, action_block=c.action_block,
-            seeds=seeds, start=start, deadline=deadline,
-        )  # fmt: skip
-        mean, std = search.mean, search.std
-        floor = c.min_std * std
-        for iteration in range(c.iterations):
-            if not search.has_time():
-                break
-            noise = search.noise(c.samples)
-            if iteration == 0:
-                noise = correlate(noise, c.correlated)
-            plans = bounds.clip(mean[:, None] + std[:, None] * noise)
-            if c.samples > 1 or (iteration == 0 and start is not None):
-                plans[:, 0] = mean  # a single sample has to explore instead
-            costs = search.evaluate(plans)
-            elite_mean, elite_std, elite_cost = refit(plans, costs, c.elites)
-            learned = elite_cost.isfinite()[:, None, None, None]  # nothing finite: stay, and draw again
-            new_mean = bounds.clip(c.momentum * mean + (1 - c.momentum) * elite_mean)
-            new_std = torch.maximum(c.momentum * std + (1 - c.momentum) * elite_std, floor)
-            mean, std = torch.where(learned, new_mean, mean), torch.where(learned, new_std, std)
-            search.record(costs, elite_cost, std)
-        if search.has_time():
-            search.evaluate(mean[:, None])
-        return search.plan()
+        mean, std, elite_cost = refit(plans, costs, c.elites)
+        learned = elite_cost.isfinite()[:, None, None, None]  # nothing finite: stay, and draw again
+        mean = self.search.bounds.clip(c.momentum * self.mean + (1 - c.momentum) * mean)
+        std = torch.maximum(c.momentum * self.std + (1 - c.momentum) * std, self.floor)
+        self.mean, self.std = torch.where(learned, mean, self.mean), torch.where(learned, std, self.std)
+        return elite_cost
+
+    def last(self) -> Tensor:
+        return self.mean[:, None]
+
+    def elites(self) -> None:
+        return None
 
 
 def refit(plans: Tensor, costs: Tensor, elites: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -125,14 +105,26 @@ def refit(plans: Tensor, costs: Tensor, elites: int) -> tuple[Tensor, Tensor, Te
     n = count.clamp(min=1)
     elite_cost = torch.where(finite, chosen_cost, 0).sum(dim=1) / n
     chosen = plans[torch.arange(len(plans), device=plans.device)[:, None], order]
+    mean, std = moments(chosen, finite.to(plans.dtype), n)
+    return mean, std, torch.where(count > 0, elite_cost, torch.inf)
+
+
+def moments(plans: Tensor, weights: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+    """Weighted mean and standard deviation `(E, ...)` of plans `(E, S, ...)`.
+
+    Args:
+        plans: `(E, S, ...)`.
+        weights: `(E, S)`.
+        total: `(E,)`, what the weights are divided by; above 0.
+    """
     # Summed over the last, contiguous dimension, where the order of additions, and so the rounding, has no
     # reason to change with the number of environments.
-    values = chosen.movedim(1, -1).contiguous()
-    weight = finite.to(plans.dtype).view(len(plans), *[1] * (plans.ndim - 2), -1)
-    n_plan = n.view(-1, *[1] * (plans.ndim - 2))
-    mean = (values * weight).sum(dim=-1) / n_plan
-    std = (((values - mean[..., None]).square() * weight).sum(dim=-1) / n_plan).sqrt()
-    return mean, std, torch.where(count > 0, elite_cost, torch.inf)
+    values = plans.movedim(1, -1).contiguous()
+    weights = weights.view(len(plans), *[1] * (plans.ndim - 2), -1)
+    total = total.view(-1, *[1] * (plans.ndim - 2))
+    mean = (values * weights).sum(dim=-1) / total
+    std = (((values - mean[..., None]).square() * weights).sum(dim=-1) / total).sqrt()
+    return mean, std
 
 
 def correlate(noise: Tensor, share: float) -> Tensor:

@@ -1,9 +1,12 @@
-"""What every search does besides searching: checks, random numbers, the best candidate, the time."""
+"""What every search does besides searching: the loop, checks, random numbers, the best candidate, the time."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -28,8 +31,11 @@ class Search:
     """The state of one `Planner.plan` call. A planner adds how it draws candidates and learns from them.
 
     Attributes:
-        mean: `(E, L, K, A)`, where to start: `start` if given, else `init_mean`, inside the bounds.
+        bounds: of the actions.
+        mean: `(E, L, K, A)`, where to start: `start` if given, the first if several, else `init_mean`, inside the
+            bounds.
         std: `(E, L, K, A)`, `init_std` for every step.
+        generators: one for each environment. Who draws from them draws equally often for every environment.
         trace: one `Iteration` per call of `record`.
     """
 
@@ -50,14 +56,15 @@ class Search:
         self._pace = 0.0
         if deadline is not None and not deadline > 0:
             raise ValueError(f"deadline is {deadline}; give seconds above 0, or None for no deadline")
-        self._cost, self._bounds, self._deadline = cost, bounds, deadline
+        self.bounds = bounds
+        self._cost, self._deadline = cost, deadline
         seeds = torch.as_tensor(seeds)
         if seeds.ndim != 1 or len(seeds) == 0 or seeds.is_floating_point() or seeds.dtype == torch.bool:
             raise ValueError(
                 f"seeds have shape {tuple(seeds.shape)} and type {seeds.dtype}; "
                 "give one integer per environment"
             )
-        self._generators = make_generators(seeds.tolist())
+        self.generators = make_generators(seeds.tolist())
         shape = (len(seeds), horizon, action_block, bounds.action_dim)
         mean = _vector("init_mean", init_mean, bounds)
         std = _vector("init_std", init_std, bounds)
@@ -67,21 +74,51 @@ class Search:
             )
         if start is not None:
             start = torch.as_tensor(start, dtype=torch.float32, device=bounds.device)
-            if start.shape != shape:
-                raise ValueError(f"start has shape {tuple(start.shape)}; expected (E, L, K, A) = {shape}")
+            several = start.ndim == 5 and start.shape[1] > 0 and (len(start), *start.shape[2:]) == shape
+            if start.shape != shape and not several:
+                raise ValueError(
+                    f"start has shape {tuple(start.shape)}; expected (E, L, K, A) = {shape}, "
+                    "or (E, P, L, K, A) for P plans"
+                )
             if not start.isfinite().all():
                 raise ValueError("start holds NaN or infinite actions; give a finite plan, or None")
-        self.mean = bounds.clip(mean.expand(shape) if start is None else start)
+            start = bounds.clip(start if several else start[:, None])
+        self._starts = start
+        self.mean = bounds.clip(mean.expand(shape)) if start is None else start[:, 0]
         self.std = std.expand(shape)
         self.trace: list[Iteration] = []
         self._best = self.mean.clone()
         self._best_cost = torch.full((len(seeds),), torch.inf, device=bounds.device)
 
-    def noise(self, samples: int) -> Tensor:
-        """White standard normal noise `(E, S, L, K, A)`, each environment's from its own generator."""
+    def noise(self, samples: int, colour: Tensor | None = None) -> Tensor:
+        """Standard normal noise `(E, S, L, K, A)`, each environment's from its own generator.
+
+        Args:
+            samples: S.
+            colour: `(L * K, L * K)` of `planners.noise.colour`, applied along the plan's actions; None for white.
+        """
         shape = (samples, *self.mean.shape[1:])
-        drawn = [torch.randn(shape, generator=generator) for generator in self._generators]
+        drawn = [torch.randn(shape, generator=generator) for generator in self.generators]
+        if colour is not None:  # by itself: products of other batch sizes may round differently
+            drawn = [(colour @ noise.flatten(1, 2)).view(shape) for noise in drawn]
         return torch.stack(drawn).to(self.mean.device)
+
+    def candidates(self, mean: Tensor, std: Tensor, noise: Tensor, iteration: int) -> Tensor:
+        """Plans `(E, S, L, K, A)` inside the bounds, spread around a mean, which is one of them.
+
+        In the first iteration (number 0) the plans to start from are candidates, too, as many as there is room for.
+        """
+        plans = self.bounds.clip(mean[:, None] + std[:, None] * noise)
+        if plans.shape[1] > 1:
+            plans[:, 0] = mean  # a single sample has to explore instead
+        return self.with_starts(plans) if iteration == 0 else plans
+
+    def with_starts(self, plans: Tensor) -> Tensor:
+        """Candidates `(E, S, L, K, A)`, the first of which are replaced by the plans to start from, if any."""
+        if self._starts is not None:
+            room = min(plans.shape[1], self._starts.shape[1])
+            plans[:, :room] = self._starts[:, :room]
+        return plans
 
     def evaluate(self, plans: Tensor) -> Tensor:
         """Costs `(E, S)` of candidates `(E, S, L, K, A)`, inf where not finite; remembers the best candidate.
@@ -135,6 +172,116 @@ class Search:
     def plan(self) -> Plan:
         """The best candidate of every environment so far."""
         return Plan(self._best, self._best_cost, self.trace)
+
+
+class Strategy(Protocol):
+    """How a planner draws candidates and learns from their costs: all that tells planners apart."""
+
+    std: Tensor  # (E, L, K, A), spread of the next candidates
+
+    def ask(self, iteration: int) -> Tensor:
+        """Candidates `(E, S, L, K, A)` inside the bounds for iteration 0, 1, ... If they ask for gradients, their costs
+        are computed with gradients."""
+
+    def tell(self, plans: Tensor, costs: Tensor) -> Tensor:
+        """Learns from what was asked and its costs `(E, S)`, inf where not finite. Returns `Iteration.mean` `(E,)`."""
+
+    def last(self) -> Tensor | None:
+        """Candidates `(E, S, L, K, A)` to evaluate at the end, as a refit mean is; None for none."""
+
+    def elites(self) -> Tensor | None:
+        """See `Plan.elites`."""
+
+
+class SearchConfig(Protocol):
+    """What the settings of every planner have."""
+
+    iterations: int
+    horizon: int
+    action_block: int
+
+
+class SearchPlanner:
+    """The loop that all planners share: ask for candidates, evaluate, tell. See `Planner` for the contract.
+
+    A planner of your own is a subclass with a `strategy`, and settings with `iterations`, `horizon` and `action_block`.
+
+    Args:
+        config: a dataclass. Kept as a checked copy: a later change of the caller's object has no effect.
+    """
+
+    config: Any
+
+    def __init__(self, config: SearchConfig) -> None:
+        self.config = replace(config)  # type: ignore[type-var]
+
+    @property
+    def horizon(self) -> int:
+        """L."""
+        return int(self.config.horizon)
+
+    @property
+    def action_block(self) -> int:
+        """K."""
+        return int(self.config.action_block)
+
+    def strategy(self, search: Search) -> Strategy:
+        """A new strategy for one search."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def plan(
+        self,
+        cost: Cost,
+        bounds: Bounds,
+        init_mean: Tensor,
+        init_std: Tensor,
+        *,
+        seeds: Tensor | Sequence[int],
+        start: Tensor | None = None,
+        deadline: float | None = None,
+    ) -> Plan:
+        """See `Planner.plan`."""
+        search = Search(
+            cost, bounds, init_mean, init_std, horizon=self.horizon, action_block=self.action_block,
+            seeds=seeds, start=start, deadline=deadline,
+        )  # fmt: skip
+        strategy = self.strategy(search)
+        for iteration in range(self.config.iterations):
+            if not search.has_time():
+                break
+            plans = strategy.ask(iteration)
+            costs = search.evaluate(plans)
+            mean_cost = strategy.tell(plans, costs)
+            search.record(costs, mean_cost, strategy.std)
+        last = strategy.last()
+        if last is not None and search.has_time():
+            search.evaluate(last)
+        return replace(search.plan(), elites=strategy.elites())
+
+
+def finite_mean(costs: Tensor) -> Tensor:
+    """Mean `(E,)` of the finite ones among costs `(E, S)`; inf without any."""
+    finite = costs.isfinite()
+    mean = torch.where(finite, costs, 0).sum(dim=1) / finite.sum(dim=1)
+    # A mean of equal costs may round to less than each of them.
+    return torch.where(finite.any(dim=1), mean.maximum(costs.amin(dim=1)), torch.inf)
+
+
+def check_counts(config: object, *names: str) -> None:
+    """Raises `ValueError` if one of these settings is below 1."""
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ValueError(f"{type(config).__name__}.{name} is {getattr(config, name)}; use at least 1")
+
+
+def check_range(config: object, name: str, low: float, high: float = math.inf, above: bool = False) -> None:
+    """Raises `ValueError` unless a setting is finite and from `low` (or above it) to `high`."""
+    value = getattr(config, name)
+    if not (low < value if above else low <= value) or not value <= high or value == math.inf:
+        least = f"above {low:g}" if above else f"of at least {low:g}"
+        most = f" and at most {high:g}" if high < math.inf else ""
+        raise ValueError(f"{type(config).__name__}.{name} is {value}; use a finite value {least}{most}")
 
 
 def _vector(name: str, value: Tensor, bounds: Bounds) -> Tensor:

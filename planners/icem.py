@@ -1,0 +1,99 @@
+"""iCEM: the cross-entropy method with coloured noise, a memory of elites, and fewer samples as it closes in."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from planners.cem import refit
+from planners.noise import colour
+from planners.search import Search, SearchPlanner, Strategy, check_counts, check_range
+
+
+@dataclass
+class ICEMConfig:
+    """Settings of `ICEM`.
+
+    Raises:
+        ValueError: a value is out of its range, or there are more elites than samples.
+    """
+
+    samples: int = 128  # S, candidates of the first iteration
+    iterations: int = 3  # rounds of drawing and refitting per decision
+    elites: int = 12  # the best candidates, from which the next mean and std are taken
+    horizon: int = 12  # L, model steps
+    action_block: int = 1  # K, environment actions per model step
+    colour: float = 2.0  # exponent of the noise's spectrum 1 / f**colour; 0: white, larger: smoother plans
+    decay: float = 1.25  # each iteration draws this many times fewer than the last, at least 2 * elites
+    keep: float = 0.3  # share of the elites remembered, within a search and, by an MPCAgent, for the next one
+    min_std: float = 0.05  # floor of std, as a fraction of the initial std
+    momentum: float = 0.1  # share of the old mean and std that stays in the new ones
+
+    def __post_init__(self) -> None:
+        check_counts(self, "samples", "iterations", "elites", "horizon", "action_block")
+        if self.elites > self.samples:
+            raise ValueError(
+                f"ICEMConfig.elites is {self.elites} and samples {self.samples}; use elites <= samples"
+            )
+        check_range(self, "colour", 0, 10)
+        check_range(self, "decay", 1)
+        check_range(self, "keep", 0, 1)
+        check_range(self, "min_std", 0)
+        check_range(self, "momentum", 0, 0.99)
+
+
+class ICEM(SearchPlanner):
+    """CEM that needs fewer samples.
+
+    Noise is coloured, so that candidates go on in the direction they take; a share of the elites competes again in
+    the next iteration, and is shifted along with the plan into the next decision's candidates; every iteration draws
+    fewer. Elites keep the cost that they have, and are not evaluated twice.
+
+    Source: Pinneri et al., "Sample-efficient Cross-Entropy Method for Real-time Planning" (2020), 2008.06389. Other
+    than there, the mean is a candidate of every iteration, and the plan is the best candidate of all.
+    """
+
+    config: ICEMConfig
+
+    @property
+    def memory(self) -> int:
+        """How many elites a plan carries, see `Planner`."""
+        return round(self.config.keep * self.config.elites)
+
+    def strategy(self, search: Search) -> Strategy:
+        return _ICEM(self.config, self.memory, search)
+
+
+class _ICEM:
+    def __init__(self, config: ICEMConfig, memory: int, search: Search) -> None:
+        self.config, self.memory, self.search = config, memory, search
+        self.mean, self.std = search.mean, search.std
+        self.floor = config.min_std * search.std
+        self.colour = colour(config.horizon * config.action_block, config.colour) if config.colour else None
+        self.kept: tuple[Tensor, Tensor] | None = None  # plans (E, P, L, K, A) and their costs (E, P)
+
+    def ask(self, iteration: int) -> Tensor:
+        c = self.config
+        samples = max(round(c.samples * c.decay**-iteration), min(2 * c.elites, c.samples))
+        return self.search.candidates(self.mean, self.std, self.search.noise(samples, self.colour), iteration)
+
+    def tell(self, plans: Tensor, costs: Tensor) -> Tensor:
+        c = self.config
+        if self.kept is not None:
+            plans, costs = torch.cat([plans, self.kept[0]], dim=1), torch.cat([costs, self.kept[1]], dim=1)
+        mean, std, elite_cost = refit(plans, costs, c.elites)
+        learned = elite_cost.isfinite()[:, None, None, None]  # nothing finite: stay, and draw again
+        mean = self.search.bounds.clip(c.momentum * self.mean + (1 - c.momentum) * mean)
+        std = torch.maximum(c.momentum * self.std + (1 - c.momentum) * std, self.floor)
+        self.mean, self.std = torch.where(learned, mean, self.mean), torch.where(learned, std, self.std)
+        if self.memory:
+            order = costs.argsort(dim=1, stable=True)[:, : self.memory]
+            rows = torch.arange(len(plans), device=plans.device)[:, None]
+            self.kept = plans[rows, order], costs.gather(1, order)
+        return elite_cost
+
+    def last(self) -> Tensor:
+        return self.mean[:, None]
+
+    def elites(self) -> Tensor | None:
+        return None if self.kept is None else self.kept[0]
