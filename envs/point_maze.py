@@ -45,7 +45,7 @@ class PointMaze(MujocoTaskWorld):
 
     Args:
         render_mode: None or "rgb_array"; the observation is the picture in either case.
-        size: height and width of the picture in pixels; 64 unless a larger one is wanted for a figure.
+        size: height and width of the picture in pixels; 64, or a multiple of it for a figure.
         threshold: a goal is reached within this distance, at any velocity.
 
     Raises:
