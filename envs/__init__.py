@@ -27,6 +27,7 @@ _WORLDS = {
     "PushT-v0": "envs.push_t:PushT",
     "PushTCoverage-v0": "envs.push_t:PushTCoverage",
     "Reacher-v0": "envs.reacher:Reacher",
+    "ReacherPublished-v0": "envs.reacher_published:ReacherPublished",
 }
 
 for _name, _entry_point in _WORLDS.items():

@@ -44,7 +44,8 @@ class SimulatorCost:
 
     Args:
         env_id: a world. One that is not simulated by MuJoCo alone is stepped itself, one candidate after
-            another in one thread, pictures included, which is much slower.
+            another in one thread, which is much slower; by `next_state(state, action)`, which draws no picture,
+            if it has that.
         path: weight of the mean distance over the plan's L model steps, in which step t weighs t.
         final: weight of the distance after the last step.
         minimum: weight of the least distance on the way.
@@ -168,13 +169,18 @@ class SimulatorCost:
         if not np.isfinite(actions).all():
             raise ValueError("an action of a plan is NaN or infinite; check the planner that made it")
         ends = np.empty((len(rows), actions.shape[1] // block, rows.shape[1]))
-        for i, plan in enumerate(actions):
-            self.world.set_state(rows[i])
+        next_state = getattr(self.world, "next_state", self._step)
+        for state, plan, states in zip(rows, actions, ends, strict=True):
             for step, action in enumerate(plan):
-                self.world.step(action)
+                state = next_state(state, action)
                 if (step + 1) % block == 0:
-                    ends[i, step // block] = self.world.get_state()
+                    states[step // block] = state
         return ends
+
+    def _step(self, state: np.ndarray, action: np.ndarray) -> np.ndarray:
+        self.world.set_state(state)
+        self.world.step(action)
+        return self.world.get_state()
 
 
 def _cores() -> int:

@@ -108,7 +108,8 @@ class Config:
             )
         if self.tasks < 0 or self.num_envs < 1:
             raise ValueError("tasks must not be negative, and num_envs at least 1")
-        parse_shard(self.shard)
+        if self.shard != "auto":  # the launcher is asked when it runs; settings can be looked at without one
+            parse_shard(self.shard)
 
 
 def run(config: Config) -> dict[str, Any]:

@@ -26,13 +26,24 @@ class Recipe:
     policy: str = "held_direction"
 
 
-#: Every suite by its name. Those called "published" follow the protocol of DINO-WM (arXiv:2411.04983), LeWM
-#: (arXiv:2603.19312) and others: a goal so many steps ahead on a recorded way, a budget of steps, success if the
-#: goal is ever reached. Theirs are drawn from the training data, and some of their tasks are solved at the start; ours
-#: are held out, and none is.
+#: Every suite by its name. "published" are the worlds, the thresholds and the protocols of DINO-WM (arXiv:2411.04983),
+#: LeWM (arXiv:2603.19312) and eb_jepa; a number at the end says how many steps ahead on an episode a goal is. Theirs
+#: are drawn from the data that models are trained on, and some are solved at their start; ours are held out, and none
+#: is. docs/benchmark.md has the table.
 RECIPES: dict[str, Recipe] = {
     "two_room": Recipe("worldmodel/TwoRoom-v0"),
+    "two_room_published": Recipe("worldmodel/TwoRoomPublished-v0"),
+    "two_room_published_25": Recipe("worldmodel/TwoRoomPublished-v0", "ahead", 25, 50, "goal_directed"),
+    "two_room_published_100": Recipe("worldmodel/TwoRoomPublished-v0", "ahead", 100, 150, "goal_directed"),
+    "two_room_random_wall": Recipe("worldmodel/TwoRoomRandomWall-v0", budget=200),
     "reacher": Recipe("worldmodel/Reacher-v0"),
+    "reacher_published_25": Recipe("worldmodel/ReacherPublished-v0", "ahead", 25, 50, "smooth_random"),
+    "point_maze": Recipe("worldmodel/PointMaze-UMaze-v0"),
+    "point_maze_medium": Recipe("worldmodel/PointMaze-Medium-v0"),
+    "point_maze_published": Recipe("worldmodel/PointMazePublished-UMaze-v0"),
+    "push_t": Recipe("worldmodel/PushT-v0"),
+    "push_t_coverage": Recipe("worldmodel/PushTCoverage-v0"),
+    "push_t_published_25": Recipe("worldmodel/PushT-v0", "ahead", 25, 50, "goal_directed"),
 }
 
 
