@@ -15,7 +15,7 @@ from experiments.settings import compose_settings
 from experiments.train import SCHEMAS, Config
 from experiments.world_models import build
 from worldmodel.data.episodes import EpisodeStore, EpisodeWriter
-from worldmodel.models.dynamics import MLPDynamicsConfig
+from worldmodel.models.dynamics import Ensemble, MLPDynamicsConfig
 from worldmodel.models.world_model import ActionSpec, WorldModel, WorldModelConfig
 
 METHODS = sorted(path.stem for path in Path("configs/method").glob("*.yaml"))
@@ -101,6 +101,21 @@ def test_a_method_trains_and_comes_back(data: Path, tmp_path: Path, method: str)
     plans = torch.zeros(1, 5, 3, full.action_block, 3)
     assert model.rollout(latent[:, None], plans[:, 0, :0], plans).shape == (1, 5, 3, *latent.shape[1:])
     assert "after 1 step" in (out / "model" / "README.md").read_text()
+
+
+def test_an_ensemble_by_one_setting(data: Path, tmp_path: Path) -> None:
+    """Members begin apart, each learns by itself, and what they disagree about comes with the model."""
+    given = ["variant=end_to_end", "members=3", *TINY, *SMALL["token"], *DYNAMICS["mlp"], *SHORT]
+    assert main(["train", f"data={data}", f"out={tmp_path}/run", *given]) == 0
+    model = WorldModel.load(tmp_path / "run/model")
+    ensemble = model.dynamics
+    assert isinstance(ensemble, Ensemble) and len(ensemble.members) == model.config.members == 3
+    latent = model.encode(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))[:, None]
+    plans = torch.zeros(1, 5, 3, 1, 3)
+    each = ensemble.rollout_members(latent, plans[:, 0, :0], plans)
+    torch.testing.assert_close(model.rollout(latent, plans[:, 0, :0], plans), each.mean(dim=0))
+    assert (ensemble.disagreement(each) > 1e-3).all()
+    assert torch.equal(ensemble.members[0].action_mean, ensemble.members[2].action_mean)
 
 
 def test_a_backbone_from_a_directory(data: Path, tmp_path: Path) -> None:
