@@ -22,7 +22,8 @@ class MPCConfig:
     """
 
     execute: int = 1  # model steps of a plan that are carried out before planning again
-    warm_start: bool = True  # begin each search from what is left of the previous plan; see `shift`
+    # Begin each search from what is left of the previous plan, and of the elites of a planner that remembers some.
+    warm_start: bool = True
     # M, observations that a cost gets to see, fewer at an episode's start; None: as many as it asks for by
     # its attribute `context`, else 1
     history: int | None = None
@@ -55,6 +56,7 @@ class _Episode:
     seen: deque[Tensor]  # encoded observations, at most M
     actions: deque[Tensor]  # executed, (K, A) each, at most M - 1
     plan: Tensor | None = None  # (L, K, A)
+    elites: Tensor | None = None  # (P, L, K, A), what the planner remembers
     used: int = 0  # steps of the plan that were executed
     decisions: int = 0
 
@@ -194,8 +196,9 @@ class MPCAgent:
             cost, self.bounds, self.init_mean, self.init_std,
             seeds=[derive_seed(e.seed, e.decisions) for e in episodes], start=start, deadline=deadline,
         )  # fmt: skip
-        for episode, actions in zip(episodes, plan.actions, strict=True):
-            episode.plan, episode.used, episode.decisions = actions, 0, episode.decisions + 1
+        for row, episode in enumerate(episodes):
+            episode.plan, episode.used, episode.decisions = plan.actions[row], 0, episode.decisions + 1
+            episode.elites = None if plan.elites is None else plan.elites[row]
         failed = [row for row, cost in zip(rows, plan.cost.tolist(), strict=True) if cost == float("inf")]
         if failed:
             warnings.warn(
@@ -207,12 +210,17 @@ class MPCAgent:
         self.last = Decision(rows, plan, time.perf_counter() - began)
 
     def _start(self, episode: _Episode) -> Tensor:
+        """What a search begins with: a plan `(L, K, A)`, or `(1 + P, L, K, A)` for a planner that remembers P."""
         # An episode without an earlier plan starts from the mean, which then is a candidate, too. It must not
         # matter for one environment whether another one, in the same search, has a plan left to start from.
         fill = self.bounds.clip(self.init_mean)
-        if episode.plan is None:
-            return fill.expand(self.planner.horizon, self.planner.action_block, -1)
-        return shift(episode.plan, episode.used, fill)
+        still = fill.expand(self.planner.horizon, self.planner.action_block, -1)
+        plan = still if episode.plan is None else shift(episode.plan, episode.used, fill)
+        memory: int = getattr(self.planner, "memory", 0)
+        if memory == 0:
+            return plan
+        elites = [] if episode.elites is None else [shift(one, episode.used, fill) for one in episode.elites]
+        return torch.stack([plan, *elites[:memory], *[plan] * (memory - len(elites))])
 
     def _history(self, rows: list[int]) -> History:
         episodes = [self._episodes[row] for row in rows]

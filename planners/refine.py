@@ -16,7 +16,7 @@ from planners.search import derive_seed
 class Refine:
     """Hands the plan of `first`, and its elites if it has some, to `then` to start from. Returns the better outcome.
 
-    Of a deadline, `then` gets what `first` left; if nothing is left, it does not run. The trace holds both searches.
+    Of a deadline, `then` gets what `first` left; if that is less than an iteration took, it does not run. The trace holds both searches.
     Works with any two planners: `Refine(CEM(...), Gradient(...))`. See `Planner` for the contract.
 
     Raises:
@@ -65,7 +65,7 @@ class Refine:
         )
         if deadline is not None:
             deadline -= time.perf_counter() - began
-            if deadline <= 0:
+            if deadline < found.trace[-1].seconds:  # the first iteration of a search always runs
                 return found
         starts = found.actions[:, None]
         if found.elites is not None:
