@@ -64,9 +64,9 @@ class Config:
     #: Training steps of V-JEPA.
     pretrain_steps: int = 600
     #: Training steps of the world models on a frozen encoder.
-    train_steps: int = 2000
+    train_steps: int = 1500
     #: Training steps of the end-to-end models.
-    end_to_end_steps: int = 1400
+    end_to_end_steps: int = 1200
     #: Held-out tasks.
     tasks: int = 100
     #: Also train and plan with what was wrong at first, and measure what it misses.
