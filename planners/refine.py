@@ -16,7 +16,8 @@ from planners.search import derive_seed
 class Refine:
     """Hands the plan of `first`, and its elites if it has some, to `then` to start from. Returns the better outcome.
 
-    Of a deadline, `then` gets what `first` left; if that is less than an iteration took, it does not run. The trace holds both searches.
+    Of a deadline, `then` gets what `first` left; if that is less than an iteration took, it does not run. The trace
+    holds both searches.
     Works with any two planners: `Refine(CEM(...), Gradient(...))`. See `Planner` for the contract.
 
     Raises:

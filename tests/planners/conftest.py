@@ -1,4 +1,4 @@
-"""Every planner, for the tests of what all promise. A new planner joins by adding its factory to FACTORIES."""
+"""Every planner, for the tests of what all promise. A new planner joins by adding its factory to LEARNERS."""
 
 from __future__ import annotations
 
