@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from experiments.cli import main
-from experiments.reacher import Config, stages
+from experiments.reacher import SEARCH, Config, stages
 
 SMALL = ["episodes=22", "pretrain_steps=2", "train_steps=2", "end_to_end_steps=2", "tasks=1"]
 
@@ -55,10 +55,10 @@ def test_it_writes_a_table_and_the_picture_of_the_diagnosis(
 def test_the_search_of_a_world_model_is_the_same_for_all_rows() -> None:
     """Only the diagnosis differs from it, and says so."""
     searches = {
-        stage.name: [word for word in stage.overrides if word.startswith(("planner.", "init_std"))]
+        stage.name: [word for word in stage.overrides if word.startswith(("planner.", "cost.", "init_std"))]
         for stage in stages(Config())
         if any(word.startswith("model=") for word in stage.overrides)
     }
     assert searches.pop("plan_short_search") == []
-    assert set(map(tuple, searches.values())) == {("planner.horizon=20", "init_std=bounds")}
+    assert set(map(tuple, searches.values())) == {tuple(SEARCH)}
     assert not [stage for stage in stages(Config(diagnosis=False)) if "one_picture" in stage.name]
