@@ -28,8 +28,8 @@ from worldmodel.report.velocity_picture import velocity_picture
 ENV = "worldmodel/Reacher-v0"
 #: Two pictures show a velocity, if rollouts are learnt from two.
 TWO_PICTURES = ["dynamics.context=2", "objective.rollout_context=2", "window=7"]
-#: Far enough to see past the elbow's detour, with all the torque there is, and judged by how near a plan ever comes: the
-#: task is to touch the goal, not to stay there.
+#: Far enough to see past the elbow's detour, with all the torque there is, and judged by how near a plan ever comes:
+#: the task is to touch the goal, not to stay there.
 SEARCH = ["planner.horizon=24", "init_std=bounds", "cost.path=0.5", "cost.final=0", "cost.minimum=4"]
 #: What a policy is called in tables.
 LABELS = {
