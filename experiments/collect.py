@@ -6,9 +6,6 @@ Example:
     worldmodel collect episodes=100000 shard=0/8 out=data/large
 """
 
-import os
-import sys
-from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +18,9 @@ from worldmodel.data.episode_codecs import Codec
 from worldmodel.data.episodes import EpisodeStore, EpisodeWriter
 from worldmodel.data.merge import sort_manifest
 from worldmodel.training.run import Run, config_hash
+
+#: torchrun may start it with shard=auto.
+SHARDED = True
 
 
 @dataclass
@@ -123,15 +123,7 @@ def outcome(store: EpisodeStore) -> str:
     return said
 
 
-def alone(arguments: list[str], environ: MutableMapping[str, str]) -> list[str]:
-    """What one of torchrun's processes is to do as a shard by itself, since shards need nothing of each other."""
-    if "shard=auto" not in arguments or int(environ.get("WORLD_SIZE") or 1) == 1 or "RANK" not in environ:
-        return arguments
-    shard = f"shard={environ.pop('RANK')}/{environ.pop('WORLD_SIZE')}"
-    return [shard if argument == "shard=auto" else argument for argument in arguments]
-
-
 if __name__ == "__main__":
-    from experiments.cli import main
+    from experiments.cli import main_for
 
-    raise SystemExit(main(["collect", *alone(sys.argv[1:], os.environ)]))
+    raise SystemExit(main_for("collect"))

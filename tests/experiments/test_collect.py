@@ -263,16 +263,8 @@ def test_each_process_of_torchrun_is_a_shard(tmp_path: Path) -> None:
     environ = {**os.environ, "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}
     command = [sys.executable, "-m", "experiments.collect", *SMALL[1:], "episodes=5", f"out={tmp_path}/a"]
     done = subprocess.run([*command, "shard=auto"], cwd=ROOT, env=environ, capture_output=True, text=True)
-    assert done.returncode == 0 and "a/shards/1-of-2; when all shards" in done.stdout, done.stderr
+    assert done.returncode == 0, done.stderr
     assert indices(tmp_path / "a/shards/1-of-2") == [1, 3]
-
-
-def test_only_torchruns_processes_become_shards() -> None:
-    environ = {"RANK": "1", "WORLD_SIZE": "2"}
-    assert collect.alone(["a=1"], environ) == ["a=1"] and len(environ) == 2
-    assert collect.alone(["a=1", "shard=auto"], environ) == ["a=1", "shard=1/2"] and not environ
-    slurm = {"SLURM_ARRAY_TASK_ID": "1", "WORLD_SIZE": "1", "RANK": "0"}
-    assert collect.alone(["shard=auto"], slurm) == ["shard=auto"]
 
 
 def test_a_slurm_array_is_one_shard_for_each_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
