@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from planners.base import Bounds, Cost, History
-from planners.cem import CEM, CEMConfig
 from planners.costs import GoalCostConfig, LatentCostFactory, LatentGoalCost
 from planners.mpc import MPCAgent, MPCConfig
+from planners.registry import NEEDS_GRADIENT, build_planner, planner_kind
+from planners.terms import Distance
+from worldmodel.models.dynamics import Ensemble
 from worldmodel.models.world_model import WorldModel
 
 if TYPE_CHECKING:  # a latent agent needs no simulator installed
@@ -74,29 +76,35 @@ _PICTURES_AT_ONCE = 128
 
 def latent_agent(
     model: WorldModel,
-    planner: CEMConfig,
+    planner: Any,
     cost: GoalCostConfig,
     mpc: MPCConfig,
     device: str = "cpu",
     init_std: str = "data",
+    value: Distance | None = None,
 ) -> MPCAgent:
     """An MPC agent that plans with a world model; usable without gymnasium, see ``MPCAgent``.
 
     Args:
         model: The world model.
-        planner: The search.
-        cost: Weights of the latent distance.
+        planner: The search: settings of any of ``planners.registry.PLANNERS``.
+        cost: Weights of the latent distance, and other terms.
         mpc: The agent's settings.
         device: Where the model computes.
         init_std: The first candidates have the mean and spread of the data's actions (``data``), or the middle and half
             the range of the action bounds (``bounds``).
+        value: Takes the place of the latent distance, such as a value head (``worldmodel.models.parts.load_value``).
 
     Raises:
-        ValueError: The planner's action block is not the model's, the model needs more than a picture, or the spread is
-            to come from infinite bounds.
+        ValueError: The planner's action block is not the model's, the model needs more than a picture, the spread is to
+            come from infinite bounds, or a term of the cost needs what the model has not.
     """
     check_one_picture(model)
-    actions = model.config.actions
+    actions, rollout = model.config.actions, model.rollout
+    if cost.disagreement:
+        if not isinstance(model.dynamics, Ensemble):
+            raise ValueError("cost.disagreement needs a model of several members; train it with members=3")
+        rollout = model.dynamics.rollout_members
     if planner.action_block != actions.per_step:
         raise ValueError(
             f"planner.action_block={planner.action_block}, but the model was trained with {actions.per_step} "
@@ -104,12 +112,14 @@ def latent_agent(
         )
     factory = LatentCostFactory(
         model.to(device).eval().encode,
-        model.rollout,
+        rollout,
         cost,
         device=device,
         context=model.dynamics.context,
+        distance=value,
+        action_scale=torch.tensor(actions.std),
     )
-    return MPCAgent(CEM(planner), factory, *first_plans(model, init_std), mpc)
+    return MPCAgent(build_planner(planner), factory, *first_plans(model, init_std), mpc)
 
 
 def check_one_picture(model: WorldModel) -> None:
@@ -142,10 +152,18 @@ def first_plans(model: WorldModel, init_std: str) -> tuple[Bounds, Tensor, Tenso
     return Bounds(low, high), mean, std
 
 
-def simulator_agent(env_id: str, planner: CEMConfig, cost: GoalCostConfig, mpc: MPCConfig) -> MPCAgent:
-    """The MPC agent with the simulator as its model; observations and goals are states."""
+def simulator_agent(env_id: str, planner: Any, cost: GoalCostConfig, mpc: MPCConfig) -> MPCAgent:
+    """The MPC agent with the simulator as its model; observations and goals are states.
+
+    Raises:
+        ValueError: The planner follows gradients, or the cost has terms that only a world model's latents have.
+    """
     from envs.simulate import SimulatorCost
 
+    check_no_gradient(planner, "simulator")
+    for name in ("proprio", "action", "change", "disagreement", "consistency"):
+        if getattr(cost, name):
+            raise ValueError(f"cost.{name} has no effect on agent=simulator, whose cost is the true distance")
     simulator = SimulatorCost(env_id, path=cost.path, final=cost.final, minimum=cost.minimum)
 
     def make_cost(history: History) -> Cost:
@@ -154,13 +172,13 @@ def simulator_agent(env_id: str, planner: CEMConfig, cost: GoalCostConfig, mpc: 
 
     low, high = torch.from_numpy(simulator.action_low), torch.from_numpy(simulator.action_high)
     middle, spread = (low + high) / 2, (high - low) / 2
-    return MPCAgent(CEM(planner), make_cost, Bounds(low, high), middle, spread, mpc)
+    return MPCAgent(build_planner(planner), make_cost, Bounds(low, high), middle, spread, mpc)
 
 
 def simulator_latent_policy(
     env_id: str,
     model: WorldModel,
-    planner: CEMConfig,
+    planner: Any,
     cost: GoalCostConfig,
     mpc: MPCConfig,
     device: str = "cpu",
@@ -172,12 +190,14 @@ def simulator_latent_policy(
     ``samples * horizon * iterations``.
 
     Raises:
-        ValueError: The model needs more than a picture, or the spread is to come from infinite bounds.
+        ValueError: The model needs more than a picture, the spread is to come from infinite bounds, or the planner
+            follows gradients.
     """
     from envs.simulate import SimulatorCost
     from envs.world import channels_first
 
     check_one_picture(model)
+    check_no_gradient(planner, "simulator_latent")
     simulator = SimulatorCost(env_id)
     eyes = LatentCostFactory(model.to(device).eval().encode, model.rollout, cost, device=device)
 
@@ -205,8 +225,16 @@ def simulator_latent_policy(
         ]  # fmt: skip
         return lambda plans: torch.cat([one(plans[row : row + 1]) for row, one in enumerate(costs)])
 
-    agent = MPCAgent(CEM(planner), make_cost, *first_plans(model, init_std), mpc)
+    agent = MPCAgent(build_planner(planner), make_cost, *first_plans(model, init_std), mpc)
     return SimulatorLatentPolicy(agent, eyes.encode)
+
+
+def check_no_gradient(planner: object, agent: str) -> None:
+    """Say that a simulator has no gradient."""
+    if planner_kind(planner) in NEEDS_GRADIENT:
+        raise ValueError(
+            f"planner={planner_kind(planner)} follows the cost's gradient, and agent={agent} has none; choose another"
+        )
 
 
 def as_torch(cost: Callable[[np.ndarray], np.ndarray]) -> Cost:

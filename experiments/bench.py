@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import MISSING
 
 from envs.world import describe
 from experiments import bench_collect, bench_load
@@ -25,9 +26,9 @@ from experiments.bench_collect import CollectBench, store_episodes
 from experiments.bench_load import CODECS, PEER_FORMATS, PEERS, LoadBench
 from experiments.bench_step import StepBench, measure
 from experiments.bench_upstream import compare
-from planners.cem import CEMConfig
 from planners.costs import GoalCostConfig
 from planners.mpc import MPCConfig
+from planners.registry import PLANNERS
 from worldmodel.atomic import write_json
 from worldmodel.data.episodes import EpisodeStore
 from worldmodel.masks import MaskConfig, draw_masks
@@ -38,6 +39,8 @@ from worldmodel.objectives.base import Batch
 from worldmodel.objectives.masked_latent import MaskedLatentConfig, MaskedLatentPrediction
 from worldmodel.training.loop import LoopConfig, make_optimizer, train_step
 from worldmodel.training.machine import choose_device
+
+SCHEMAS = {f"planner/{kind}": found[0] for kind, found in PLANNERS.items()}
 
 
 @dataclass
@@ -81,7 +84,7 @@ class Config:
     out: str = ""
     encoder: VideoEncoderConfig = field(default_factory=VideoEncoderConfig)
     predictor: MaskedPredictorConfig = field(default_factory=MaskedPredictorConfig)
-    planner: CEMConfig = field(default_factory=CEMConfig)
+    planner: Any = MISSING
 
     def __post_init__(self) -> None:
         known = ("collect", "pretrain", "plan", "load", "cache", "step", "upstream")

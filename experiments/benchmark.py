@@ -13,14 +13,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from omegaconf import MISSING
+
 from experiments import plan
 from experiments.compare import compare, read_results
-from planners.cem import CEMConfig
 from planners.costs import GoalCostConfig
 from planners.mpc import MPCConfig
+from planners.registry import PLANNERS
 from worldmodel.atomic import write_json
 from worldmodel.models.files import directory_hash
 from worldmodel.report.plan_report import write_plans_report
+
+SCHEMAS = {f"planner/{kind}": found[0] for kind, found in PLANNERS.items()}
 
 
 @dataclass
@@ -39,7 +43,7 @@ class Config:
     out: str = ""
     #: Environments at once.
     num_envs: int = 10
-    planner: CEMConfig = field(default_factory=CEMConfig)
+    planner: Any = MISSING
     cost: GoalCostConfig = field(default_factory=GoalCostConfig)
     mpc: MPCConfig = field(default_factory=MPCConfig)
     #: Samples of the row simulator_latent, which draws and encodes every imagined picture; 0: those of the planner.
@@ -99,9 +103,10 @@ def plan_of(agent: str, config: Config, out: Path) -> plan.Config:
     planner = config.planner
     if agent == "simulator_latent" and config.latent_samples:
         share = min(1.0, config.latent_samples / planner.samples)
-        planner = replace(
-            planner, samples=round(share * planner.samples), elites=max(2, round(share * planner.elites))
-        )
+        fewer = {"samples": round(share * planner.samples)}
+        if hasattr(planner, "elites"):
+            fewer["elites"] = max(2, round(share * planner.elites))
+        planner = replace(planner, **fewer)
     return plan.Config(
         agent=agent,
         model=config.model if plan.AGENTS[agent] else "",

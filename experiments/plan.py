@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from omegaconf import MISSING
 from tqdm import tqdm
 
 from envs.evaluate import NoOp, Policy, RandomPolicy, Replay, Scripted, TaskResult, evaluate
@@ -27,11 +28,12 @@ from experiments.agents import (
 )
 from experiments.common import open_run, prepare
 from experiments.plan_files import FinishedTasks, summarise, versions
-from planners.cem import CEMConfig
 from planners.costs import GoalCostConfig
 from planners.mpc import MPCConfig
+from planners.registry import PLANNERS
 from worldmodel.atomic import write_json
 from worldmodel.models.files import directory_hash
+from worldmodel.models.parts import load_value
 from worldmodel.models.world_model import WorldModel
 from worldmodel.training.run import Run
 
@@ -48,6 +50,8 @@ AGENTS = {
 _ENV, _TASKS = "worldmodel/TwoRoom-v0", 100
 #: Processes that a launcher started work side by side with `shard=auto`.
 SHARDED = True
+
+SCHEMAS = {f"planner/{kind}": found[0] for kind, found in PLANNERS.items()}
 
 
 @dataclass
@@ -79,9 +83,11 @@ class Config:
     #: Play only the tasks at positions i, i + n, ...: "i/n", or "auto" under torchrun or in a Slurm array. The same
     #: command without it puts the shards together.
     shard: str = ""
-    planner: CEMConfig = field(default_factory=CEMConfig)
+    planner: Any = MISSING
     cost: GoalCostConfig = field(default_factory=GoalCostConfig)
     mpc: MPCConfig = field(default_factory=MPCConfig)
+    #: Distance to the goal is what the model's value head says, which worldmodel train_value trained.
+    value: bool = False
     #: Spread of a world model's first candidate plans: that of the data's actions, or of the action bounds.
     init_std: str = "data"
     #: Of the planner and of random actions.
@@ -100,6 +106,8 @@ class Config:
                 if AGENTS[self.agent]
                 else f"agent={self.agent} uses no world model: leave model out"
             )
+        if self.value and self.agent != "world_model":
+            raise ValueError(f"value=true has no effect on agent={self.agent}; leave it out")
         if self.init_std not in INIT_STDS:
             raise ValueError(f"init_std={self.init_std!r} is unknown; choose {' or '.join(INIT_STDS)}")
         if self.after_success not in AFTER_SUCCESS:
@@ -203,10 +211,12 @@ def load_policy(config: Config, suite: TaskSuite) -> Callable[[str], Policy]:
             "other_world=true if actions and pictures are the same"
         )
 
+    value = load_value(Path(config.model) / "value", config.model) if config.value else None
+
     def make(device: str) -> Policy:
         if config.agent == "simulator_latent":
             return simulator_latent_policy(env, model, *search, device, config.init_std)
-        return LatentPolicy(latent_agent(model, *search, device, config.init_std))
+        return LatentPolicy(latent_agent(model, *search, device, config.init_std, value))
 
     make("cpu")
     return make

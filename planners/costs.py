@@ -32,12 +32,10 @@ class GoalCostConfig:
     final: float = 1.0  # weight of the distance after the last step
     minimum: float = 0.5  # weight of the smallest distance along the path
     distance: str = "rms"  # rms, mse, l1, l2 or cosine
-    weighting: str = (
-        "linear"  # of the path: linear (later steps weigh more) or uniform (the sum over all steps)
-    )
-    proprio: float | None = (
-        None  # weight of proprioception beside the picture; null: its token is one of many
-    )
+    # of the path: linear (later steps weigh more) or uniform (the mean over all steps)
+    weighting: str = "linear"
+    # weight of proprioception beside the picture; null: its token is one of many
+    proprio: float | None = None
     action: float = 0.0  # weight of the actions' mean square, in units of their std in the data
     change: float = 0.0  # weight of the mean square of the changes from action to action, in these units
     disagreement: float = 0.0  # weight of how far the members of an ensemble differ, mean over the path

@@ -212,3 +212,57 @@ def test_mistakes_are_one_line(
     assert main(["plan", *settings.split(), f"out={tmp_path}/r"]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "r").exists()
+
+
+FEW = {
+    "icem": ["planner.samples=8", "planner.elites=2"],
+    "mppi": ["planner.samples=8"],
+    "random_shooting": ["planner.samples=8"],
+    "gradient": [],
+    "cem_gradient": [],
+}
+
+
+@pytest.mark.parametrize("kind", FEW)
+def test_every_planner_plans_with_a_world_model(model: Path, tmp_path: Path, kind: str) -> None:
+    out = tmp_path / "run"
+    settings = [f"planner={kind}", "planner.horizon=3", "planner.iterations=2", *FEW[kind]]
+    assert main(["plan", f"model={model}", *settings, "cost.action=0.1", "tasks=1", f"out={out}"]) == 0
+    assert len(played(out)) == 1
+
+
+def test_what_planners_and_costs_cannot_do_is_said(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, said in (
+        (["agent=simulator", "planner=gradient"], "planner=gradient follows the cost's gradient, and agent="),
+        (
+            ["agent=simulator_latent", f"model={model}", "planner=cem_gradient"],
+            "agent=simulator_latent has none",
+        ),
+        (["agent=simulator", "cost.action=1"], "cost.action has no effect on agent=simulator"),
+        ([f"model={model}", "cost.disagreement=1"], "train it with members=3"),
+        ([f"model={model}", "cost.proprio=1"], "cost.proprio needs a model with proprioception"),
+        ([f"model={model}", "value=true"], "value"),
+        (["agent=random", "value=true"], "value=true"),
+    ):
+        assert main(["plan", *words, "tasks=1"]) == 2
+        assert said in (error := capsys.readouterr().err) and error.count("\n") == 1, error
+
+
+def test_a_value_head_takes_the_distances_place(model: Path, tmp_path: Path) -> None:
+    """It orders states by the first number of the latent, and the plan follows it instead of the distance."""
+    from experiments.agents import latent_agent
+
+    world = WorldModel.load(model)
+    seen: list[torch.Size] = []
+
+    def value(latents: torch.Tensor, goals: torch.Tensor) -> torch.Tensor:
+        seen.append(latents.shape)
+        return (latents - goals)[..., 0, 0]
+
+    agent = latent_agent(world, PLANNER, GoalCostConfig(), MPCConfig(), value=value)
+    frames = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    agent.reset(frames, [0, 1])
+    with_value = agent.act(frames.flip(0))
+    plain = latent_agent(world, PLANNER, GoalCostConfig(), MPCConfig())
+    plain.reset(frames, [0, 1])
+    assert seen and not torch.equal(with_value, plain.act(frames.flip(0)))
