@@ -88,6 +88,8 @@ class Scripted:
 
     def __init__(self, env_id: str) -> None:
         self._world = make_world(env_id)
+        if not getattr(self._world, "has_script", True):
+            raise ValueError(f"{env_id} has no hand-written policy; leave agent=scripted out")
 
     def reset(self, goals: Goals, seeds: np.ndarray) -> None:
         assert goals.states is not None, "the evaluator shows states to privileged policies"

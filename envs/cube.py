@@ -44,6 +44,7 @@ class Cube(SteppedGymWorld):
     """
 
     task_mix: Mapping[str, float] = {"far": 0.5, "near": 0.5}
+    has_script = True
 
     def __init__(self, render_mode: str | None = None, size: int = 64) -> None:
         find_gl()

@@ -95,6 +95,8 @@ class GymWorld(gym.Env[np.ndarray, np.ndarray], ABC):
     """
 
     action_space: gym.spaces.Box
+    #: Whether `scripted_action` goes to any goal; else it only replays how the last sampled one was found.
+    has_script = False
     task_mix: Mapping[str, float] = {"easy": 0.5, "hard": 0.5}
 
     def __init__(

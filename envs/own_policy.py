@@ -67,7 +67,8 @@ class OwnPolicy:
         self._policy.reset(rng)
 
     def act(self, observation: np.ndarray) -> np.ndarray:
-        actions = np.atleast_2d(np.asarray(self._policy.act(observation), dtype=np.float32))
+        # A copy: a policy may use one array again and again.
+        actions = np.atleast_2d(np.array(self._policy.act(observation), dtype=np.float32))
         left = self._block - self._done % self._block
         if actions.shape not in ((left, self._low.size), (1, self._low.size)):
             raise PolicyError(

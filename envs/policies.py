@@ -163,7 +163,10 @@ class GoalDirected:
     _aimless: HeldDirection = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if missing := [name for name in ("sample_task", "scripted_action") if not hasattr(self.world, name)]:
+        missing = [name for name in ("sample_task", "scripted_action") if not hasattr(self.world, name)]
+        if not getattr(self.world, "has_script", True):
+            missing = ["a hand-written policy"]
+        if missing:
             raise ValueError(
                 f"goal_directed needs a world with {' and '.join(missing)}, which this one lacks; "
                 "choose smooth_random or held_direction"

@@ -56,7 +56,8 @@ def _from_launcher(environ: Mapping[str, str]) -> Shard:
     elif "SLURM_ARRAY_TASK_ID" in environ:
         names = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT")
         task, count = _number(environ, names[0], -1), _number(environ, names[1], 0)
-        shard = task - _number(environ, "SLURM_ARRAY_TASK_MIN", 0), count
+        step = max(1, _number(environ, "SLURM_ARRAY_TASK_STEP", 1))
+        shard = (task - _number(environ, "SLURM_ARRAY_TASK_MIN", 0)) // step, count
     else:
         raise ValueError(
             "shard=auto finds no launcher: neither WORLD_SIZE > 1 (torchrun) nor SLURM_ARRAY_TASK_ID (a Slurm array) "

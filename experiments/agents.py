@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from planners.base import Bounds, Cost, History
 from planners.costs import GoalCostConfig, LatentCostFactory, LatentGoalCost
@@ -105,6 +105,8 @@ def latent_agent(
         if not isinstance(model.dynamics, Ensemble):
             raise ValueError("cost.disagreement needs a model of several members; train it with members=3")
         rollout = model.dynamics.rollout_members
+    if isinstance(value, nn.Module):
+        value = value.to(device)
     if planner.action_block != actions.per_step:
         raise ValueError(
             f"planner.action_block={planner.action_block}, but the model was trained with {actions.per_step} "
@@ -117,7 +119,7 @@ def latent_agent(
         device=device,
         context=model.dynamics.context,
         distance=value,
-        action_scale=torch.tensor(actions.std),
+        action_scale=model.dynamics.action_std,
     )
     return MPCAgent(build_planner(planner), factory, *first_plans(model, init_std), mpc)
 
@@ -161,9 +163,9 @@ def simulator_agent(env_id: str, planner: Any, cost: GoalCostConfig, mpc: MPCCon
     from envs.simulate import SimulatorCost
 
     check_no_gradient(planner, "simulator")
-    for name in ("proprio", "action", "change", "disagreement", "consistency"):
-        if getattr(cost, name):
-            raise ValueError(f"cost.{name} has no effect on agent=simulator, whose cost is the true distance")
+    if cost != (plain := GoalCostConfig(path=cost.path, final=cost.final, minimum=cost.minimum)):
+        name = next(name for name, usual in vars(plain).items() if getattr(cost, name) != usual)
+        raise ValueError(f"cost.{name} has no effect on agent=simulator, whose cost is the true distance")
     simulator = SimulatorCost(env_id, path=cost.path, final=cost.final, minimum=cost.minimum)
 
     def make_cost(history: History) -> Cost:
@@ -198,6 +200,11 @@ def simulator_latent_policy(
 
     check_one_picture(model)
     check_no_gradient(planner, "simulator_latent")
+    for name in ("disagreement", "consistency"):
+        if getattr(cost, name):
+            raise ValueError(
+                f"cost.{name} is about a model's dynamics, which agent=simulator_latent does without"
+            )
     simulator = SimulatorCost(env_id)
     eyes = LatentCostFactory(model.to(device).eval().encode, model.rollout, cost, device=device)
 
@@ -219,7 +226,7 @@ def simulator_latent_policy(
         costs = [
             LatentGoalCost(
                 lambda context, past, plans, state=state: imagine(state, plans),  # type: ignore[misc]
-                goal[None, None], no_past, goal[None], config=cost,
+                goal[None, None], no_past, goal[None], config=cost, action_scale=model.dynamics.action_std,
             )
             for state, goal in zip(states, goals, strict=True)
         ]  # fmt: skip

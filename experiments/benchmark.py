@@ -15,11 +15,13 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from envs.suites import load_suite
+from envs.world import make_world
 from experiments import plan
 from experiments.compare import compare, read_results
 from planners.costs import GoalCostConfig
 from planners.mpc import MPCConfig
-from planners.registry import PLANNERS
+from planners.registry import NEEDS_GRADIENT, PLANNERS, planner_kind
 from worldmodel.atomic import write_json
 from worldmodel.models.files import directory_hash
 from worldmodel.report.plan_report import write_plans_report
@@ -76,6 +78,8 @@ def run(config: Config) -> dict[str, Any]:
     """Play the rows that are missing, print a table, and write summary.json and report.html."""
     out = Path(config.out or f"runs/benchmark/{_name(config)}").expanduser()
     rows = [plan_of(agent, config, out) for agent in plan.AGENTS if wanted(agent, config)]
+    for row in rows:
+        plan.load_policy(row, plan.load_tasks(row))  # says what is wrong before any row is played
     found = {row.agent: plan.run(row) for row in rows}
     suite = found[rows[0].agent]["suite"]
     played = [agent for agent in plan.AGENTS if (out / agent / "results.json").is_file()]
@@ -94,8 +98,14 @@ def outcome(found: dict[str, Any]) -> str:
 
 
 def wanted(agent: str, config: Config) -> bool:
-    """Whether a row belongs to the table."""
-    return agent in config.rows if config.rows else bool(config.model) or not plan.AGENTS[agent]
+    """Whether a row belongs to the table: one that was asked for, else those that can be played."""
+    if config.rows:
+        return agent in config.rows
+    if planner_kind(config.planner) in NEEDS_GRADIENT and agent.startswith("simulator"):
+        return False  # has none
+    if agent == "scripted" and not getattr(make_world(load_suite(config.suite).env_id), "has_script", True):
+        return False
+    return bool(config.model) or not plan.AGENTS[agent]
 
 
 def plan_of(agent: str, config: Config, out: Path) -> plan.Config:
@@ -107,6 +117,9 @@ def plan_of(agent: str, config: Config, out: Path) -> plan.Config:
         if hasattr(planner, "elites"):
             fewer["elites"] = max(2, round(share * planner.elites))
         planner = replace(planner, **fewer)
+    cost = config.cost
+    if agent == "simulator":  # whose cost is the true distance
+        cost = GoalCostConfig(path=cost.path, final=cost.final, minimum=cost.minimum)
     return plan.Config(
         agent=agent,
         model=config.model if plan.AGENTS[agent] else "",
@@ -117,7 +130,7 @@ def plan_of(agent: str, config: Config, out: Path) -> plan.Config:
         out=str(out / agent),
         num_envs=config.num_envs,
         planner=planner,
-        cost=config.cost,
+        cost=cost,
         mpc=config.mpc,
         init_std=config.init_std,
         seed=config.seed,

@@ -72,6 +72,7 @@ def run(config: Config) -> EpisodeStore:
     try:
         writer = EpisodeWriter(job.path, meta, codecs={"frames": config.codec})
         if shard is None and take_shards(whole, recipe):
+            (job.path / "done.json").unlink(missing_ok=True)
             writer = EpisodeWriter(job.path, meta, codecs={"frames": config.codec})  # reads what came
         there = writer.indices | (indices_in(whole) if shard else set())
         if max(there, default=0) >= config.episodes:

@@ -43,15 +43,16 @@ def held_out_moments(
 def true_distances(store: EpisodeStore, states: np.ndarray) -> np.ndarray | None:
     """Distances ``(L, L)`` between states ``(L, S)`` in the world that the data name; None where it is none of ours."""
     env_id = str(store.meta.get("env_id") or "")
-    if not env_id.startswith("worldmodel/"):
+    if not env_id.startswith("worldmodel/") or store.meta.get("env_args"):
         return None
     try:
         import envs  # noqa: F401 (registers the worlds)
         from envs.world import make_world
 
-        world = make_world(env_id, **(store.meta.get("env_args") or {}))
+        world = make_world(env_id)
         count = len(states)
         found = np.asarray(world.distances(states.repeat(count, axis=0), np.tile(states, (count, 1))))
+        world.close()
     # An environment that is not installed, or not as it was: what is only watched must not stop a training.
     except Exception as error:
         logger.debug("true distances in %s are not known: %s", env_id, error)

@@ -126,7 +126,10 @@ def run(config: Config) -> dict[str, Any]:
     model = directory_hash(Path(config.model)) if config.model else ""
     policy_on = load_policy(config, suite)  # says what is wrong before there is a directory
     part = f"shards/{shard_name(shard)}" if shard else ""
-    job = open_run("plan", config, {"model": model, "suite": suite.hash}, part)
+    inputs = {"model": model, "suite": suite.hash}
+    if config.value:
+        inputs["value"] = directory_hash(Path(config.model) / "value")
+    job = open_run("plan", config, inputs, part)
     policy = policy_on(prepare(job, config.device, config.threads))
     finished = FinishedTasks(job.path)
     if shard is None:
@@ -200,7 +203,8 @@ def load_policy(config: Config, suite: TaskSuite) -> Callable[[str], Policy]:
     """
     search, env = (config.planner, config.cost, config.mpc), suite.env_id
     if config.agent == "simulator":
-        return lambda device: SimulatorPolicy(simulator_agent(env, *search))
+        simulator = SimulatorPolicy(simulator_agent(env, *search))
+        return lambda device: simulator
     if not AGENTS[config.agent]:
         policy = Replay(suite) if config.agent == "replay" else _CONTROLS[config.agent](env)
         return lambda device: policy

@@ -1,4 +1,4 @@
-"""Reacher: the whole road in a world whose pictures do not show velocities, and why one picture is not enough.
+"""Reacher: the whole road in a world whose pictures do not show velocities, and where its failures came from.
 
 Each stage is a command of its own; an interrupted experiment continues when run again. Beside the table of what each
 policy reaches stands the diagnosis, with one part changed at a time: models of one picture, and of two that learn

@@ -19,7 +19,7 @@ class CMAESConfig:
         ValueError: a value is out of its range.
     """
 
-    samples: int = 64  # S, candidates per iteration, at least 4
+    samples: int = 64  # S, candidates per iteration
     iterations: int = 10  # it needs several to learn anything
     horizon: int = 12  # L, model steps
     action_block: int = 1  # K, environment actions per model step
@@ -73,24 +73,28 @@ class _CMAES:
         return import_cma().CMAEvolutionStrategy(np.zeros(self.search.mean[0].numel()), c.sigma, options)
 
     def ask(self, iteration: int) -> Tensor:
-        drawn = np.array([optimizer.ask() for optimizer in self.optimizers])
-        noise = torch.from_numpy(drawn).float().unflatten(2, self.search.mean.shape[1:])
+        self.drawn = np.array([optimizer.ask() for optimizer in self.optimizers])
+        noise = torch.from_numpy(self.drawn).float().unflatten(2, self.search.mean.shape[1:])
         plans = self.search.bounds.clip(
             self.search.mean[:, None] + self.search.std[:, None] * noise.to(self.std.device)
         )
         if iteration == 0:
-            plans[:, 0] = self.search.mean
+            plans[:, 0], self.drawn[:, 0] = self.search.mean, 0
         return self.search.with_starts(plans) if iteration == 0 else plans
 
     def tell(self, plans: Tensor, costs: Tensor) -> Tensor:
-        # What was evaluated, not what was drawn: so the search's mean does not drift away outside the bounds.
-        evaluated = ((plans - self.search.mean[:, None]) / self.unit).flatten(2)
-        offsets = evaluated.cpu().numpy().astype(float)
+        # It learns from what it drew, else its steps seem shorter than they were, and it stalls where the best plan is
+        # on a bound; and prefers what was drawn near the bounds, else its mean drifts away outside of them.
+        evaluated = ((plans - self.search.mean[:, None]) / self.unit).flatten(2).cpu().numpy().astype(float)
+        count = self.drawn.shape[1]
+        outside = np.square(evaluated[:, :count] - self.drawn).mean(axis=2)
         order = costs.argsort(dim=1, stable=True).argsort(dim=1)
         ranks = torch.where(costs.isfinite(), order, costs.shape[1]).cpu().numpy().astype(float)
+        ranks[:, :count] += count * outside
         for row, finite in enumerate(costs.isfinite().any(dim=1).tolist()):
             if finite:  # else: stay, and draw again
-                self.optimizers[row].tell(list(offsets[row]), ranks[row].tolist())
+                known = [*self.drawn[row], *evaluated[row, count:]]
+                self.optimizers[row].tell(known, ranks[row].tolist())
         stds = np.array([optimizer.stds for optimizer in self.optimizers])
         self.std = torch.from_numpy(stds).to(self.std).view_as(self.std) * self.search.std
         return finite_mean(costs)

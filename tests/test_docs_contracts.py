@@ -6,6 +6,7 @@ import importlib.util
 import inspect
 import itertools
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -58,7 +59,9 @@ def test_the_examples_models_and_objective_keep_their_contracts(example: Callabl
     contracts.check_objective(example("my_objectives.py").NextFrame(), batch)
 
 
-def keep_contract(contract: ModuleType, made: dict[str, Callable[[], Any]]) -> int:
+def keep_contract(
+    contract: ModuleType, made: dict[str, Callable[[], Any]], undo: Callable[[], None] = lambda: None
+) -> int:
     """Call each test of a contract that takes what `made` makes, with all that it is parametrised with."""
     count = 0
     for test in [test for name, test in vars(contract).items() if name.startswith("test_")]:
@@ -74,18 +77,32 @@ def keep_contract(contract: ModuleType, made: dict[str, Callable[[], Any]]) -> i
             arguments = {name: value for part in chosen for name, value in part.items()}
             needed = made.keys() & inspect.signature(test).parameters.keys()
             test(**{**arguments, **{name: made[name]() for name in needed}})
+            undo()
             count += 1
     return count
 
 
-def test_the_examples_planner_keeps_the_contract(example: Callable[[str], ModuleType]) -> None:
+def test_the_examples_planner_keeps_the_contract(
+    example: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Clock:
+        now = 0.0
+
+        def __call__(self) -> float:
+            return self.now
+
+    def clock() -> Clock:
+        fake = Clock()
+        monkeypatch.setattr(time, "perf_counter", fake)
+        return fake
+
     contract = load_module(ROOT / "tests/planners/test_planner_contract.py")
     planner = example("my_planners.py").ShrinkingSearch
 
     def factory(samples: int = 64, iterations: int = 3, horizon: int = 4, action_block: int = 1) -> Any:
         return planner(samples, iterations, horizon, action_block)
 
-    assert keep_contract(contract, {"factory": lambda: factory}) > 40
+    assert keep_contract(contract, {"factory": lambda: factory, "clock": clock}, monkeypatch.undo) > 40
 
 
 def test_the_examples_world_keeps_the_contract(example: Callable[[str], ModuleType]) -> None:

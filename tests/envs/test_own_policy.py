@@ -40,6 +40,17 @@ class Blocks:
     def act(self, observation):
         return np.full((self.block, self.low.size), self.rng.uniform(0, 0.4))
 
+class OneArray:
+    def __init__(self, low):
+        self.actions = np.zeros_like(low)
+
+    def reset(self, rng):
+        self.actions[:] = 0
+
+    def act(self, observation):
+        self.actions += 0.01
+        return self.actions
+
 class Looks:
     def __init__(self, world):
         self.world = world
@@ -111,6 +122,12 @@ def test_collection_asks_until_a_step_has_its_actions(module: str):
     assert changes in (5, 6)  # every second environment step
     ((_, episode),) = collect(TWO_ROOM, 1, 4, f"{module}:Blocks", block=3)
     assert (episode["actions"] == episode["actions"][:, :1]).all()
+
+
+def test_a_policy_may_use_one_array_for_all_its_actions(module: str):
+    """All recorded actions were the last one."""
+    ((_, episode),) = collect(TWO_ROOM, 1, 5, f"{module}:OneArray")
+    assert episode["actions"][:, 0, 0] == pytest.approx([0.01, 0.02, 0.03, 0.04, 0.05])
 
 
 def test_any_number_of_workers_makes_the_same_data(module: str):

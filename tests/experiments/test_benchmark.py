@@ -65,6 +65,21 @@ def test_rows_are_added_later_and_finished_ones_are_kept(
     assert "replay                       2/2" in capsys.readouterr().out
 
 
+def test_rows_that_cannot_be_played_are_left_out_or_refused_at_once(
+    bench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The model's row was played, and then the simulator's ended the benchmark."""
+    few = [f"model={bench}/model", "tasks=1", "planner.horizon=2", "planner.iterations=1"]
+    gradient = ["planner=gradient", "planner.samples=2"]
+    assert main(["benchmark", *few, *gradient, f"out={tmp_path}/out"]) == 0
+    assert list(read_json(tmp_path / "out/summary.json")) == [
+        "world_model", "scripted", "replay", "random", "noop",
+    ]  # fmt: skip
+    asked = ["rows=[world_model,simulator]", f"out={tmp_path}/none"]
+    assert main(["benchmark", *few, *gradient, *asked]) == 2
+    assert "planner=gradient follows" in capsys.readouterr().err and not (tmp_path / "none").exists()
+
+
 def test_two_runs_are_compared_task_by_task(bench: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", f"{bench}/out/replay", f"{bench}/out/noop"]) == 0
     printed = capsys.readouterr().out

@@ -122,6 +122,18 @@ def test_a_dataset_grows_by_shards_which_make_what_is_missing(
     assert made(tmp_path / "a", "episodes=10") == whole
 
 
+def test_a_dataset_that_grew_by_shards_alone_says_its_new_size(
+    tmp_path: Path, whole: dict[str, bytes]
+) -> None:
+    """The shards had made all that was missing, and done.json kept the number and the hash of before."""
+    made(tmp_path / "a", "episodes=4")
+    for shard in ("0/2", "1/2"):
+        made(tmp_path / "a", "episodes=10", f"shard={shard}")
+    assert made(tmp_path / "a", "episodes=10") == whole
+    done = json.loads((tmp_path / "a/done.json").read_text())
+    assert done["episodes"] == 10 and done["hash"] == EpisodeStore(tmp_path / "a").hash
+
+
 def test_without_out_the_same_directory_is_found_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

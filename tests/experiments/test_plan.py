@@ -239,6 +239,11 @@ def test_what_planners_and_costs_cannot_do_is_said(model: Path, capsys: pytest.C
             "agent=simulator_latent has none",
         ),
         (["agent=simulator", "cost.action=1"], "cost.action has no effect on agent=simulator"),
+        (["agent=simulator", "cost.weighting=uniform"], "cost.weighting has no effect on agent=simulator"),
+        (
+            ["agent=simulator_latent", f"model={model}", "cost.consistency=1"],
+            "cost.consistency is about a model's",
+        ),
         ([f"model={model}", "cost.disagreement=1"], "train it with members=3"),
         ([f"model={model}", "cost.proprio=1"], "cost.proprio needs a model with proprioception"),
         ([f"model={model}", "value=true"], "value"),

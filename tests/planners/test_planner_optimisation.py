@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from planners.base import Bounds, Planner
+from planners.cma_es import CMAESConfig
 from planners.problems import Problem, double_integrator, drive, pendulum, progress
 from planners.registry import NEEDS_GRADIENT, PLANNERS, build_planner, planner_kind
 
@@ -39,7 +40,7 @@ class Recorder:
 
 @pytest.mark.parametrize("target", [(0.3, -0.6), (0.0, 0.9), (5.0, -5.0)], ids=["inside", "edge", "outside"])
 def test_the_optimum_of_a_convex_cost_is_found(learner: Factory, target: tuple[float, float]) -> None:
-    planner = learner(samples=256, iterations=20, horizon=3, action_block=2)
+    planner = learner(samples=256, iterations=24, horizon=3, action_block=2)
     plan = planner.plan(quadratic(torch.tensor(target)), BOUNDS, MEAN, STD, seeds=[0, 1, 2])
     best = BOUNDS.clip(torch.tensor(target))
     assert (plan.actions - best).abs().max() < 0.1
@@ -207,3 +208,15 @@ def test_bad_settings_are_named(kind: str) -> None:
             with pytest.raises(ValueError, match=rf"Config\.\w+ is {value!r}") as error:
                 config_class(**{name: value})
             assert "\n" not in str(error.value)
+
+
+def test_cma_finds_a_plan_that_is_on_a_bound_in_one_direction_only() -> None:
+    """It was told what was evaluated, on the bounds, instead of what it drew, and stalled far from the best plan."""
+    pytest.importorskip("cma")
+    target = torch.tensor([5.0, 0.3])
+    planner = build_planner(CMAESConfig(samples=16, iterations=60, horizon=4))
+    plan = planner.plan(
+        lambda plans: (plans - target).square().sum(dim=-1).mean(dim=(2, 3)),
+        Bounds([-1, -1], [1, 1]), torch.zeros(2), torch.full((2,), 0.5), seeds=[0, 1, 2],
+    )  # fmt: skip
+    assert (plan.cost - 16.0).abs().max() < 0.05

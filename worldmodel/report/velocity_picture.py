@@ -1,4 +1,4 @@
-"""Picture of an experiment: what a world model of one picture misses where the picture does not show velocities."""
+"""Picture of an experiment: what models foresee where pictures do not show velocities, and what they reach."""
 
 from __future__ import annotations
 
