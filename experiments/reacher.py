@@ -65,7 +65,7 @@ class Config:
     #: Training steps of V-JEPA.
     pretrain_steps: int = 600
     #: Training steps of the world models on a frozen encoder.
-    train_steps: int = 1500
+    train_steps: int = 5000
     #: Training steps of the end-to-end models.
     end_to_end_steps: int = 1200
     #: Held-out tasks.
