@@ -176,7 +176,8 @@ def encode_video(path: Path, parts: Iterable[np.ndarray], fps: float, crf: int =
                         "preset": "veryfast",
                         "forced-idr": "1",
                         # No thread that looks ahead: on a busy machine one file in 200 had other bytes.
-                        "x264-params": "scenecut=0:threads=1:lookahead-threads=1:sync-lookahead=0:rc-lookahead=0:mbtree=0",
+                        "x264-params": "scenecut=0:threads=1:lookahead-threads=1:sync-lookahead=0:"
+                        "rc-lookahead=0:mbtree=0",
                     }
                 shown = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
                 shown.pts, shown.time_base = count, 1 / Fraction(fps).limit_denominator(1001)
