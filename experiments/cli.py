@@ -38,6 +38,7 @@ JOBS: Mapping[str, str] = {
     "energy": "experiments.energy",
     "example": "experiments.example",
     "reacher": "experiments.reacher",
+    "reproduce": "experiments.reproduce",
     "train": "experiments.train",
     "train_value": "experiments.train_value",
     "train_slow": "experiments.train_slow",
