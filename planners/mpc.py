@@ -39,9 +39,10 @@ class MPCConfig:
 
 @dataclass(frozen=True, eq=False)
 class Decision:
-    """The latest planning of an agent: for which of its rows, and with what outcome."""
+    """The latest planning of an agent: for which of its rows, from what it knew, and with what outcome."""
 
     rows: list[int]
+    history: History
     plan: Plan
     seconds: float  # encoding included
 
@@ -86,6 +87,7 @@ class MPCAgent:
     Attributes:
         last: the latest `Decision`; None before the first.
         history: M, observations that a cost gets to see.
+        make_cost: as given; `make_cost(last.history)` is the cost of the latest decision.
 
     Raises:
         ValueError: more steps are to be executed than a plan has.
@@ -110,7 +112,7 @@ class MPCAgent:
         self.init_mean = torch.as_tensor(init_mean, dtype=torch.float32, device=bounds.device)
         self.init_std = torch.as_tensor(init_std, dtype=torch.float32, device=bounds.device)
         self.last: Decision | None = None
-        self._make_cost = make_cost
+        self.make_cost = make_cost
         wanted: int = getattr(make_cost, "context", 1)
         self.history = self.config.history or wanted
         self._encode: Callable[[Tensor], Tensor] = getattr(make_cost, "encode", _unchanged)
@@ -187,7 +189,8 @@ class MPCAgent:
 
     def _plan(self, rows: list[int], began: float) -> None:
         episodes = [self._episodes[row] for row in rows]
-        cost = self._make_cost(self._history(rows))
+        history = self._history(rows)
+        cost = self.make_cost(history)
         start = torch.stack([self._start(e) for e in episodes]) if self.config.warm_start else None
         deadline = self.config.deadline
         if deadline is not None:
@@ -207,7 +210,7 @@ class MPCAgent:
                 RuntimeWarning,
                 stacklevel=3,
             )
-        self.last = Decision(rows, plan, time.perf_counter() - began)
+        self.last = Decision(rows, history, plan, time.perf_counter() - began)
 
     def _start(self, episode: _Episode) -> Tensor:
         """What a search begins with: a plan `(L, K, A)`, or `(1 + P, L, K, A)` for a planner that remembers P."""
