@@ -15,9 +15,17 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from experiments.common import open_run, prepare, resolve_precision, split_episodes, window_batches
+from experiments.common import open_run, prepare, resolve_precision, window_batches
 from experiments.monitoring import held_out_moments
-from experiments.world_models import build, cache_together, centre_head, check_windows, encoder_name, freeze
+from experiments.world_models import (
+    build,
+    cache_together,
+    centre_head,
+    check_windows,
+    chosen_episodes,
+    encoder_name,
+    freeze,
+)
 from worldmodel.data.episodes import EpisodeStore
 from worldmodel.data.windows import Windows
 from worldmodel.evaluation.open_loop import open_loop
@@ -89,6 +97,8 @@ class Config:
     cache_dtype: str = "float32"
     #: Share of the episodes that training never sees.
     held_out: float = 0.05
+    #: Train on so many of the other episodes only, the first ones; 0: on all of them.
+    episodes: int = 0
     #: Of all that is random: order, masks, weights.
     seed: int = 0
     #: auto, cpu or cuda.
@@ -101,6 +111,10 @@ class Config:
             raise ValueError(f"variant={self.variant!r} is unknown; choose {', '.join(VARIANTS)}")
         if min(self.window, self.action_block, self.encoder_window, self.members) < 1:
             raise ValueError("window, action_block, encoder_window and members must be at least 1")
+        if self.episodes < 0:
+            raise ValueError(
+                f"episodes={self.episodes} must not be negative; 0 takes all that are not held out"
+            )
         if self.encoder_from and self.backbone_from:
             raise ValueError("encoder_from and backbone_from are two encoders; give one of them")
         given = self.encoder_from or self.backbone_from
@@ -120,16 +134,16 @@ class Config:
 def run(config: Config) -> Path:
     """Train, or continue training; returns the model directory."""
     check_batch(config.loop, current_world())
-    store = EpisodeStore(config.data)
-    train, held_out = split_episodes(store, config.held_out)
+    whole = EpisodeStore(config.data)
+    store, train, held_out = chosen_episodes(whole, config.held_out, config.episodes)
     block = f" action_block={config.action_block}" if config.action_block > 1 else ""
     check_windows(store, train, config.window, config.action_block, f"window={config.window}{block}")
     windows = Windows(store, train, config.window, stride=config.action_block)
     encoder = encoder_name(config)
-    model = build(config, store, train)
+    model = build(config, whole, train)
     freeze(model, config)
 
-    job = open_run("train", config, {"data": store.hash, "encoder": encoder})
+    job = open_run("train", config, {"data": whole.hash, "encoder": encoder})
     model_path = job.path / "model"
     if job.done is None:
         device = prepare(job, config.device, config.threads)
@@ -151,7 +165,7 @@ def run(config: Config) -> Path:
             fit(objective, batches, loop, job, f"world model ({config.variant})")
         model.cpu().eval()
         found = current_world().from_first(lambda: open_loop_of(model, store, train, held_out))
-        job.write(lambda: save(model, model_path, config, store, found))
+        job.write(lambda: save(model, model_path, config, whole, found))
         job.finish({"steps": loop.steps, "open_loop": found})
     # The cache is made again in less time than it is worth in space.
     job.write(lambda: shutil.rmtree(job.path / "latents", ignore_errors=True))
@@ -191,17 +205,18 @@ def save(
 ) -> None:
     """Write the model directory, whose card says what it was trained on and how well it predicts."""
     rows = "".join(f"| {name} | {values[0]:.3g} | {values[-1]:.3g} |\n" for name, values in errors.items())
-    unseen = len(split_episodes(store, config.held_out)[1])
+    _, train, held_out = chosen_episodes(store, config.held_out, config.episodes)
     card = f"""World model ({config.variant}) of {store.meta.get("env_id") or store.path.name}.
 
-{config.loop.steps} steps on {len(store) - unseen} episodes, and {unseen} held out; data {store.hash}.
+{config.loop.steps} steps on {len(train)} episodes, and {len(held_out)} held out; data {store.hash}.
 
 Root mean square error of imagined latents on held-out episodes:
 
 | | after 1 step | after {len(errors.get("model", []))} |
 |---|---|---|
 {rows}"""
-    model.save(path, card, {"data": store.hash, "held_out": config.held_out, "open_loop": errors})
+    facts = {"data": store.hash, "held_out": config.held_out, "episodes": len(train), "open_loop": errors}
+    model.save(path, card, facts)
 
 
 def outcome(model: Path) -> str:

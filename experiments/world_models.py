@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from experiments.common import split_episodes
 from worldmodel.data.episodes import EpisodeStore
 from worldmodel.data.latents import StepEncoder, encode_share, join_shares
 from worldmodel.data.normalisers import compute
@@ -74,6 +75,28 @@ def build(config: Config, store: EpisodeStore, train: range) -> WorldModel:
         model.proprio.mean.copy_(torch.tensor(found.mean))
         model.proprio.std.copy_(_scale(found.std))
     return model
+
+
+def chosen_episodes(store: EpisodeStore, held_out: float, count: int) -> tuple[EpisodeStore, range, range]:
+    """The episodes that a training reads: ``count`` to train on, the first ones, and those held out; 0: all.
+
+    Returns:
+        The store of these episodes alone, and the positions in it to train on and held out. The former are the same in
+        the whole store.
+
+    Raises:
+        ValueError: There are fewer.
+    """
+    train, unseen = split_episodes(store, held_out)
+    if not count:
+        return store, train, unseen
+    if count > len(train):
+        raise ValueError(
+            f"episodes={count}, but {store.path} has {len(train)} beside the {len(unseen)} held out; choose fewer or "
+            "collect more"
+        )
+    part = store.part([*train[:count], *unseen])
+    return part, range(count), range(count, len(part))
 
 
 def _scale(std: list[float]) -> torch.Tensor:

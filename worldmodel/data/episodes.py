@@ -22,10 +22,11 @@ the episode in hand, and a reader never sees half of one. This module needs NumP
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,13 @@ class EpisodeStore:
             [self.meta, [[entry["index"], entry["sha256"]] for entry in self.entries]], sort_keys=True
         )
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def part(self, positions: Sequence[int]) -> EpisodeStore:
+        """The same dataset with only the episodes at these positions, in this order; its hash names them alone."""
+        found = copy.copy(self)
+        found.entries = [self.entries[position] for position in positions]
+        found.steps, found._open = self.steps[list(positions)], {}
+        return found
 
     def gather(self, name: str, positions: Iterable[int] | None = None) -> np.ndarray:
         """One array of the episodes at these positions (all by default), concatenated over time, in memory."""
