@@ -138,13 +138,19 @@ class MPCAgent:
         ]
         self.last = None
 
-    def act(self, observations: Tensor, active: Tensor | None = None) -> Tensor:
+    def retarget(self, rows: Sequence[int], goals: Tensor) -> None:
+        """Gives some episodes other goals `(n, ...)`, encoded already if goals are; what they did and planned stays."""
+        for row, goal in zip(rows, goals, strict=True):
+            self._episodes[row].goal = goal
+
+    def act(self, observations: Tensor, active: Tensor | None = None, began: float | None = None) -> Tensor:
         """The next actions.
 
         Args:
             observations: `(E, ...)`, like the goals. Copied: the caller may overwrite them.
             active: `(E,)` bool, the environments that are still going, all by default. For the others nothing
                 is planned, their observation is ignored and their episode stands still.
+            began: `time.perf_counter()` when the decision began, which the deadline counts from; now by default.
 
         Returns:
             `(E, K, A)` float32 inside the bounds, on their device: K environment actions, to be executed
@@ -153,9 +159,9 @@ class MPCAgent:
         Raises:
             ValueError: `reset` was not called, or the number of rows differs from the goals'.
         """
-        began = time.perf_counter()
+        began = time.perf_counter() if began is None else began
         observations = torch.as_tensor(observations)
-        rows = self._active_rows(observations, active)
+        rows = self.active_rows(observations, active)
         for row in rows:
             self._episodes[row].unseen.append(observations[row].clone())
         due = [row for row in rows if self._needs_plan(self._episodes[row])]
@@ -171,7 +177,8 @@ class MPCAgent:
             episode.used += 1
         return actions
 
-    def _active_rows(self, observations: Tensor, active: Tensor | None) -> list[int]:
+    def active_rows(self, observations: Tensor, active: Tensor | None = None) -> list[int]:
+        """The rows that `act` would act for; checks both arguments."""
         envs = len(self._episodes)
         if envs == 0:
             raise ValueError("the agent has no goal yet; call reset(goals, seeds) before act")
