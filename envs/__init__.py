@@ -6,6 +6,8 @@ import it many times.
 
 from __future__ import annotations
 
+import itertools
+
 import gymnasium as gym
 
 from envs.world import NAMESPACE, describe, make_world
@@ -30,6 +32,18 @@ _WORLDS = {
     "ReacherPublished-v0": "envs.reacher_published:ReacherPublished",
 }
 
+# Worlds in another look, `worldmodel/TwoRoom-Noise-v0` and so on: every look of `envs.looks` for each of these.
+_DRESSED = ("TwoRoom", "PointMaze-UMaze", "PushT", "Reacher")
+_LOOKS = ("Colours", "Discs", "Jumping", "Noise", "Flicker", "Hard")
+
 for _name, _entry_point in _WORLDS.items():
     if f"{NAMESPACE}/{_name}" not in gym.registry:
         gym.register(id=f"{NAMESPACE}/{_name}", entry_point=_entry_point)
+
+for _name, _look in itertools.product(_DRESSED, _LOOKS):
+    if f"{NAMESPACE}/{_name}-{_look}-v0" not in gym.registry:
+        gym.register(
+            id=f"{NAMESPACE}/{_name}-{_look}-v0",
+            entry_point="envs.looks:LookWorld",
+            kwargs={"world": f"{NAMESPACE}/{_name}-v0", "look": _look.lower()},
+        )

@@ -56,6 +56,16 @@ class TopDownCanvas:
         picture[top:bottom, left:right] = patch + alpha * (np.asarray(color, dtype=float) - patch) + 0.5
         return picture
 
+    @property
+    def background(self) -> np.ndarray:
+        """The background alone, (size, size, 3) float64, not rounded; a copy."""
+        return self._pixels.copy()
+
+    def paint_disc(self, picture: np.ndarray, x: float, y: float, radius: float, color: Color) -> None:
+        """Paint a disc over a picture (size, size, 3) of floats, in place; see `with_disc`."""
+        middle = self._column(x), self._row(y)
+        paint_capsule(picture, middle, middle, radius * self.scale, color)
+
     def _column(self, x: float) -> float:
         return (x + self.half_view) * self.scale
 

@@ -115,6 +115,16 @@ class PointMaze(MujocoTaskWorld):
         force = 0.8 * (wanted - velocity)
         return (force / max(1.0, np.abs(force).max())).astype(np.float32)
 
+    @property
+    def background(self) -> np.ndarray:
+        """The picture without the ball, (H, W, 3) float64."""
+        return self._canvas.background
+
+    def paint(self, picture: np.ndarray, state: np.ndarray) -> None:
+        """Paint the ball of a state (S,) over a picture (H, W, 3) of floats, in place."""
+        x, y = np.asarray(state)[_POSITION]
+        self._canvas.paint_disc(picture, x, y, self._drawn_radius, BALL)
+
     def _draw(self, configuration: np.ndarray) -> np.ndarray:
         x, y = configuration
         return self._canvas.with_disc(x, y, self._drawn_radius, BALL)

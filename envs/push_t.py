@@ -228,6 +228,15 @@ class PushT(gym.Env[np.ndarray, np.ndarray]):
             if corners.min() >= low and corners.max() <= high and gap >= CLEARANCE:
                 return self.state_at((agent[0], agent[1]), (block[0], block[1]), angle)
 
+    @property
+    def background(self) -> np.ndarray:
+        """The picture without agent and block, (H, W, 3) float64."""
+        return self._picture.table
+
+    def paint(self, picture: np.ndarray, state: np.ndarray) -> None:
+        """Paint agent and block of a state (S,) over a picture (H, W, 3) of floats, in place."""
+        self._picture.paint(picture, state[_AGENT], state[4:6], float(state[6]))
+
     def _draw(self, state: np.ndarray) -> np.ndarray:
         return self._picture.draw(state[_AGENT], state[4:6], float(state[6]))
 

@@ -39,9 +39,20 @@ class Picture:
         alpha = (share[:, None] * share)[..., None]
         self._table = alpha * np.asarray(FLOOR, dtype=float) + (1.0 - alpha) * np.asarray(WALL, dtype=float)
 
+    @property
+    def table(self) -> np.ndarray:
+        """The picture without agent and block, (size, size, 3) float64; a copy."""
+        return self._table.copy()
+
     def draw(self, agent: np.ndarray, place: np.ndarray, angle: float) -> np.ndarray:
         """The picture (size, size, 3) uint8 of an agent at (2,) and a block at (2,), turned by an angle in rad."""
-        scale, picture = self._scale, self._table.copy()
+        picture = self._table.copy()
+        self.paint(picture, agent, place, angle)
+        return (picture + 0.5).astype(np.uint8)
+
+    def paint(self, picture: np.ndarray, agent: np.ndarray, place: np.ndarray, angle: float) -> None:
+        """Paint agent and block, as in `draw`, over a picture (size, size, 3) of floats, in place."""
+        scale = self._scale
         middle = to_world(CENTER, place, angle) * scale
         low = np.clip((middle - EXTENT * scale - 1.0).astype(int), 0, len(picture))  # only the pixels near it
         high = np.clip((middle + EXTENT * scale + 2.0).astype(int), 0, len(picture))
@@ -56,4 +67,3 @@ class Picture:
         patch += alpha * (np.asarray(BLOCK, dtype=float) - patch)
         spot = float(agent[0]) * scale, float(agent[1]) * scale
         paint_capsule(picture, spot, spot, AGENT_RADIUS * scale, AGENT)
-        return (picture + 0.5).astype(np.uint8)

@@ -133,8 +133,17 @@ class Reacher(MujocoTaskWorld):
         gap[..., 0] = (gap[..., 0] + np.pi) % (2 * np.pi) - np.pi
         return gap
 
-    def _draw(self, qpos: np.ndarray) -> np.ndarray:
-        picture, middle, link = self._base.copy(), self._canvas.size / 2, LINK * self._scale
+    @property
+    def background(self) -> np.ndarray:
+        """The picture without the arm, (H, W, 3) float64."""
+        return self._base.copy()
+
+    def paint(self, picture: np.ndarray, state: np.ndarray) -> None:
+        """Paint the arm of a state (S,) over a picture (H, W, 3) of floats, in place."""
+        self._paint(picture, np.asarray(state)[self._qpos])
+
+    def _paint(self, picture: np.ndarray, qpos: np.ndarray) -> None:
+        middle, link = self._canvas.size / 2, LINK * self._scale
         shoulder, elbow = float(qpos[0]), float(qpos[0] + qpos[1])
         a = middle, middle
         b = a[0] + link * math.cos(shoulder), a[1] - link * math.sin(shoulder)
@@ -143,6 +152,10 @@ class Reacher(MujocoTaskWorld):
         paint_capsule(picture, b, c, 0.019 * self._scale, FOREARM)
         paint_capsule(picture, b, b, 0.014 * self._scale, JOINT)
         paint_capsule(picture, c, c, 0.024 * self._scale, FINGERTIP)
+
+    def _draw(self, qpos: np.ndarray) -> np.ndarray:
+        picture = self._base.copy()
+        self._paint(picture, qpos)
         return (picture + 0.5).astype(np.uint8)
 
     def _free_position(self, rng: np.random.Generator) -> np.ndarray:

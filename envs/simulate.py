@@ -26,7 +26,8 @@ _STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
 class MujocoWorld(TaskWorld, Protocol):
     """A world whose step writes `controls(action)` and then steps `model` `substeps` times, and no more.
 
-    Its state is mjSTATE_INTEGRATION.
+    Its state is mjSTATE_INTEGRATION. What a longer state has behind that (the look of an episode, see `envs.looks`)
+    stays as it is.
     """
 
     model: Any
@@ -82,7 +83,7 @@ class SimulatorCost:
         self.path, self.final, self.minimum = path, final, minimum
         self.action_low: np.ndarray = world.action_space.low
         self.action_high: np.ndarray = world.action_space.high
-        self._state_size = world.get_state().size
+        self._state_size = self._simulated_size = world.get_state().size
         self._threads = threads or _cores()
         if missing or backend == "world":
             self._simulate = self._simulate_world
@@ -90,6 +91,8 @@ class SimulatorCost:
             self._simulate = self._simulate_loop
         else:
             self._simulate = self._simulate_batch
+        if self._simulate != self._simulate_world:
+            self._simulated_size = mujoco.mj_stateSize(self.world.model, _STATE)
         self._batch: Any = None
         self._pool: ThreadPoolExecutor | None = None
 
@@ -125,7 +128,10 @@ class SimulatorCost:
         environments, candidates, length, block = plans.shape[:4]
         actions = plans.reshape(environments * candidates, length * block, -1)
         rows = np.repeat(states, candidates, axis=0)
-        ends = self._simulate(rows, actions, block)
+        ends = self._simulate(rows[:, : self._simulated_size], actions, block)
+        if kept := self._state_size - self._simulated_size:
+            rest = np.broadcast_to(rows[:, None, -kept:], (*ends.shape[:2], kept))
+            ends = np.concatenate([ends, rest], axis=2)
         return ends.reshape(environments, candidates, length, -1)
 
     def _simulate_batch(self, rows: np.ndarray, actions: np.ndarray, block: int) -> np.ndarray:

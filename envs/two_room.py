@@ -118,6 +118,16 @@ class TwoRoom(MujocoTaskWorld):
         velocity = (target - position) / (SUBSTEPS * TIMESTEP)
         return (velocity / max(1.0, np.abs(velocity).max())).astype(np.float32)
 
+    @property
+    def background(self) -> np.ndarray:
+        """The picture without the ball, (H, W, 3) float64."""
+        return self._canvas.background
+
+    def paint(self, picture: np.ndarray, state: np.ndarray) -> None:
+        """Paint the ball of a state (S,) over a picture (H, W, 3) of floats, in place."""
+        x, y = np.asarray(state)[_POSITION]
+        self._canvas.paint_disc(picture, x, y, RADIUS, BALL)
+
     def _draw(self, qpos: np.ndarray) -> np.ndarray:
         x, y = qpos
         return self._canvas.with_disc(x, y, RADIUS, BALL)
