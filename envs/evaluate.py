@@ -21,7 +21,7 @@ from envs.world import channels_first, make_world
 
 __all__ = [
     "HOLD", "Goals", "NoOp", "Observation", "Policy", "RandomPolicy", "Replay", "Scripted", "TaskResult",
-    "evaluate", "wilson",
+    "evaluate", "task_seed", "wilson",
 ]  # fmt: skip
 
 #: Environment steps in a row at the goal that count as holding it.
@@ -112,6 +112,11 @@ def evaluate(
     return results
 
 
+def task_seed(seed: int, task: int) -> int:
+    """What a policy is seeded with for a task, in an evaluation with this seed."""
+    return int(keyed_rng("plan", seed, task).integers(2**63))
+
+
 class _Episode:
     """What is kept of one task while it is played."""
 
@@ -172,7 +177,7 @@ def _play(
     pairs = list(zip(envs, tasks, strict=False))
     frames = channels_first(np.stack([env.reset(options={"task": task.id})[0] for env, task in pairs]))
     goal_frames = channels_first(np.stack([env.goal_frame(task.id) for env, task in pairs]))
-    seeds = np.array([keyed_rng("plan", seed, task.id).integers(2**63) for task in tasks], dtype=np.int64)
+    seeds = np.array([task_seed(seed, task.id) for task in tasks], dtype=np.int64)
     episodes = [
         _Episode(env, task, frame, task.id in record)
         for (env, task), frame in zip(pairs, frames, strict=True)
