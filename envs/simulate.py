@@ -20,6 +20,8 @@ try:  # newer MuJoCo only; bit-identical to a loop over single simulations
 except ImportError:
     Batch = None
 
+#: What a simulator's cost may measure, and the world's method that does.
+DISTANCES = {"way": "distances", "straight": "straight_distances"}
 _STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
 
 
@@ -51,6 +53,8 @@ class SimulatorCost:
         final: weight of the distance after the last step.
         minimum: weight of the least distance on the way.
         threads: 0 for all cores that this process may use.
+        distance: what is scored: "way", the world's own distance, which knows the way to the goal; or "straight", the
+            Euclidean distance, which knows as little of walls as a latent's does.
         backend: "batch" (mujoco.batch), "loop" (over simulations) or "world" (see `env_id`); by default the
             first that this world and this MuJoCo have.
 
@@ -66,8 +70,13 @@ class SimulatorCost:
         minimum: float = 0.5,
         threads: int = 0,
         backend: str | None = None,
+        distance: str = "way",
     ) -> None:
         world = make_world(env_id)
+        if distance not in DISTANCES:
+            raise ValueError(f"unknown distance {distance!r} of a simulator; choose {' or '.join(DISTANCES)}")
+        if not hasattr(world, measure := DISTANCES[distance]):
+            raise ValueError(f"{env_id!r} has no {measure}; use distance='way'")
         missing = [name for name in ("model", "substeps", "controls") if not hasattr(world, name)]
         if backend not in (None, "batch", "loop", "world"):
             raise ValueError(f"unknown simulator backend {backend!r}; the choices are batch, loop, world")
@@ -81,6 +90,7 @@ class SimulatorCost:
             )
         self.world = cast(MujocoWorld, world)
         self.path, self.final, self.minimum = path, final, minimum
+        self._distances = getattr(world, measure)
         self.action_low: np.ndarray = world.action_space.low
         self.action_high: np.ndarray = world.action_space.high
         self._state_size = self._simulated_size = world.get_state().size
@@ -105,7 +115,7 @@ class SimulatorCost:
             plans: (E, N, L, K, A) actions.
         """
         goals = np.asarray(goals, dtype=np.float64)
-        distances = self.world.distances(self.rollout(states, plans), goals[:, None, None])
+        distances = self._distances(self.rollout(states, plans), goals[:, None, None])
         weight = np.arange(1, distances.shape[2] + 1)
         path = distances @ (weight / weight.sum())
         final, least = distances[:, :, -1], distances.min(axis=2)

@@ -29,6 +29,8 @@ def make_suite(
     ahead: int = 25,
     budget: int | None = None,
     policy: str = "held_direction",
+    label: str = "",
+    min_distance: float = 0.0,
 ) -> TaskSuite:
     """Draw `count` tasks from the random stream "tasks", which collection cannot use.
 
@@ -47,9 +49,11 @@ def make_suite(
         ahead: protocol "ahead" only.
         budget: the suite's horizon in environment steps; by default the world's.
         policy: protocol "ahead" only: who explores, see `envs.policies`.
+        label: protocol "scripted" only: the one kind of task that is wanted, instead of the world's mix.
+        min_distance: protocol "scripted" only: goals are at least so far away, by the world's own distance.
 
     Raises:
-        ValueError: unknown environment, protocol or policy, count < 1, a budget that is too small, or no
+        ValueError: unknown environment, protocol, policy or label, count < 1, a budget that is too small, or no
             certified task found in 1000 draws.
     """
     if count < 1:
@@ -62,6 +66,8 @@ def make_suite(
     horizon = budget or world.horizon
     if protocol == "ahead" and not 1 <= ahead <= horizon:
         raise ValueError(f"a goal {ahead} steps ahead does not fit a budget of {horizon} steps")
+    if label and label not in world.task_mix:
+        raise ValueError(f"{env_id} has no tasks {label!r}; the choices are {', '.join(world.task_mix)}")
     try:
         tasks: list[Task] = []
         for task_id in range(count):
@@ -69,8 +75,8 @@ def make_suite(
             if protocol == "ahead":
                 wanted, drawn = "", ahead_task(world, rng, policy, ahead, horizon)
             else:
-                wanted = _most_wanted(world, tasks)
-                drawn = scripted_task(world, rng, wanted, horizon)
+                wanted = label or _most_wanted(world, tasks)
+                drawn = scripted_task(world, rng, wanted, horizon, min_distance)
             tasks.append(_certified(drawn, task_id, wanted))
         default_name = f"{env_id.split('/')[-1]}-{count}-seed{seed}"
         return TaskSuite(name or default_name, env_id, horizon, tuple(tasks))

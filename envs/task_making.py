@@ -25,15 +25,21 @@ class Drawn:
     solution: np.ndarray
 
 
-def scripted_task(world: TaskWorld, rng: np.random.Generator, wanted: str, horizon: int) -> Drawn | None:
+def scripted_task(
+    world: TaskWorld, rng: np.random.Generator, wanted: str, horizon: int, min_distance: float = 0.0
+) -> Drawn | None:
     """A task of the world's own with the label `wanted`, which `scripted_action` solves within the horizon.
+
+    Its goal is at least `min_distance` away, by the world's own distance.
 
     Returns:
         None after `MAX_DRAWS` draws.
     """
     for _ in range(MAX_DRAWS):
         start, goal, label = world.sample_task(rng)
-        if label == wanted and not solves_itself(world, start, goal, horizon):
+        if label != wanted or world.distance(start, goal) < min_distance:
+            continue
+        if not solves_itself(world, start, goal, horizon):
             solution = _scripted_solution(world, start, goal, horizon)
             if solution is not None:
                 return Drawn(start, goal, label, solution)
@@ -65,6 +71,10 @@ def ahead_task(
             actions.append(_short(world, explorer.act(frame)[0]))
             frame, *_ = world.step(actions[-1])
         goal = _rounded(world.get_state())
+        if hasattr(
+            world, "another_look"
+        ):  # a goal never shows the distractors of its episode, see envs.looks
+            goal = world.another_look(goal, rng)
         if solves_itself(world, start, goal, horizon):
             continue
         steps = steps_to_goal(world, start, goal, actions)

@@ -24,6 +24,8 @@ class Recipe:
     ahead: int = 25
     budget: int | None = None
     policy: str = "held_direction"
+    label: str = ""
+    min_distance: float = 0.0
 
 
 #: Every suite by its name. "published" are the worlds, the thresholds and the protocols of DINO-WM (arXiv:2411.04983),
@@ -35,6 +37,9 @@ RECIPES: dict[str, Recipe] = {
     "two_room_published": Recipe("worldmodel/TwoRoomPublished-v0"),
     "two_room_published_25": Recipe("worldmodel/TwoRoomPublished-v0", "ahead", 25, 50, "goal_directed"),
     "two_room_published_100": Recipe("worldmodel/TwoRoomPublished-v0", "ahead", 100, 150, "goal_directed"),
+    "two_room_published_far": Recipe(
+        "worldmodel/TwoRoomPublished-v0", budget=150, label="other room", min_distance=240.0
+    ),
     "two_room_random_wall": Recipe("worldmodel/TwoRoomRandomWall-v0", budget=200),
     "reacher": Recipe("worldmodel/Reacher-v0"),
     "reacher_published_25": Recipe("worldmodel/ReacherPublished-v0", "ahead", 25, 50, "smooth_random"),
@@ -76,5 +81,5 @@ def make_again(name: str, count: int = COUNT) -> TaskSuite:
     recipe = RECIPES[name]
     return make_suite(
         recipe.env_id, count, 0, name, recipe.protocol, ahead=recipe.ahead, budget=recipe.budget,
-        policy=recipe.policy,
+        policy=recipe.policy, label=recipe.label, min_distance=recipe.min_distance,
     )  # fmt: skip
