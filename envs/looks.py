@@ -9,7 +9,7 @@ distractors and noise that are new in every frame (after the Distracting Control
 from __future__ import annotations
 
 import copy
-from typing import Any, Protocol, SupportsFloat, cast
+from typing import Any, ClassVar, Protocol, SupportsFloat, cast
 
 import gymnasium as gym
 import numpy as np
@@ -52,6 +52,8 @@ class LookWorld(gym.Env[np.ndarray, np.ndarray]):
         ValueError: an unknown look, or a world that cannot be painted over a background, see `PaintedWorld`.
     """
 
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"]}  # type: ignore[misc]
+
     def __init__(
         self, world: str | TaskWorld, look: str | Look, render_mode: str | None = None, size: int = 64
     ) -> None:
@@ -68,7 +70,7 @@ class LookWorld(gym.Env[np.ndarray, np.ndarray]):
             )
         self.plain = cast(PaintedWorld, world)
         self.render_mode = render_mode
-        self.metadata = {**getattr(world, "metadata", {}), "render_modes": ["rgb_array"]}
+        self.metadata = {**getattr(world, "metadata", {}), **type(self).metadata}  # type: ignore[misc]
         self.observation_space, self.action_space = world.observation_space, world.action_space
         self.horizon, self.task_mix = world.horizon, world.task_mix
         self._painter = LookPainter(LOOKS[look] if isinstance(look, str) else look, self.plain.background)
@@ -93,9 +95,10 @@ class LookWorld(gym.Env[np.ndarray, np.ndarray]):
         options = dict(options or {})
         self.plain.np_random = self.np_random  # type: ignore[attr-defined]  # one generator for both
         look = None
-        for name in {"state", "goal"} & {name for name, state in options.items() if state is not None}:
-            options[name], end = self._split(options[name], name)
-            look = end if name == "state" else look
+        if options.get("state") is not None:
+            options["state"], look = self._split(options["state"], "state")
+        if options.get("goal") is not None:
+            options["goal"], _ = self._split(options["goal"], "goal")
         _, info = self.plain.reset(options=options)
         self._look = self._new_look(*_draw_seeds(self.np_random, 1)) if look is None else look
         return self._picture(), info
@@ -153,23 +156,29 @@ class LookWorld(gym.Env[np.ndarray, np.ndarray]):
         """One action (A,) float32 of the plain world's hand-written policy."""
         return self.plain.scripted_action(self._plain_part(state), self._plain_part(goal))
 
+    # beyond the contract
+
+    def another_look(self, state: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The same state (S,) in the look of another episode; `rng` goes on as if nothing had been drawn."""
+        plain, _ = self._split(state, "state")
+        return np.concatenate([plain, self._new_look(*_draw_seeds(rng, 1))])
+
     def state_at(self, *position: Any, look_seed: int = 0) -> np.ndarray:
         """The plain world's `state_at`, in the look with this seed."""
         plain: np.ndarray = self.plain.state_at(*position)  # type: ignore[attr-defined]
         return np.concatenate([plain, self._new_look(look_seed)])
 
     def next_state(self, state: np.ndarray, action: np.ndarray) -> np.ndarray:
-        """The state (S,) after one step from a state (S,). The world itself is in that state afterwards, if it has
-        no `next_state` of its own."""
+        """The state (S,) after one step from a state (S,); disturbs nothing, and draws no picture in this look."""
         plain, look = self._split(state, "state")
-        own = getattr(self.plain, "next_state", None)
-        if own is not None:
-            plain = own(plain, action)
+        if hasattr(self.plain, "next_state"):
+            plain = self.plain.next_state(plain, action)
         else:
+            before = self.plain.get_state()
             self.plain.set_state(plain)
             self.plain.step(action)
             plain = self.plain.get_state()
-        self._look = self._look if own is not None else self._next_look(look)
+            self.plain.set_state(before)
         return np.concatenate([plain, self._next_look(look)])
 
     # looks

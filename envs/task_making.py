@@ -71,9 +71,7 @@ def ahead_task(
             actions.append(_short(world, explorer.act(frame)[0]))
             frame, *_ = world.step(actions[-1])
         goal = _rounded(world.get_state())
-        if hasattr(
-            world, "another_look"
-        ):  # a goal never shows the distractors of its episode, see envs.looks
+        if hasattr(world, "another_look"):  # of envs.looks: a goal shows other distractors than its episode
             goal = world.another_look(goal, rng)
         if solves_itself(world, start, goal, horizon):
             continue

@@ -89,11 +89,12 @@ def make_world(env_id: str) -> TaskWorld:
     try:
         env = gym.make(env_id, disable_env_checker=True).unwrapped
     except (gym.error.Error, ModuleNotFoundError) as error:
-        choices = sorted(name for name in gym.registry if name.startswith(NAMESPACE + "/"))
+        ours = (spec for name, spec in gym.registry.items() if name.startswith(NAMESPACE + "/"))
+        choices = sorted(spec.id for spec in ours if "look" not in spec.kwargs)
         raise ValueError(
             f"cannot make the environment {env_id!r} ({str(error).splitlines()[0]}); the choices are "
-            f"{', '.join(choices)}, a MuJoCo environment of gymnasium, or 'module:Name-v0' for an environment "
-            "that another module registers"
+            f"{', '.join(choices)}, some of these in another look (docs/worlds.md), a MuJoCo environment of "
+            "gymnasium, or 'module:Name-v0' for an environment that another module registers"
         ) from error
     except Exception as error:
         if os.environ.get("MUJOCO_GL") and "mujoco" not in sys.modules:  # importing it failed
