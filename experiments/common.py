@@ -17,7 +17,7 @@ from worldmodel.objectives.base import Batch
 from worldmodel.seeding import KeyedOrder
 from worldmodel.training.distributed import rank_indices
 from worldmodel.training.loop import LoopConfig
-from worldmodel.training.machine import choose_device, choose_precision
+from worldmodel.training.machine import choose_device, choose_precision, keep_freed_memory
 from worldmodel.training.run import Run, config_hash
 
 #: Keys that say where or how fast to work, not what comes out.
@@ -75,6 +75,8 @@ def prepare(run: Run, device: str, threads: int) -> str:
             f"{run.path} began with threads={count} device={chosen}; leave both out to continue it"
         )
     torch.set_num_threads(count)
+    if chosen == "cpu":
+        keep_freed_memory()
     return chosen
 
 
