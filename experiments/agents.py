@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from experiments.window_agent import WindowAgent
 from planners.base import Bounds, Cost, History
 from planners.costs import GoalCostConfig, LatentCostFactory, LatentGoalCost
 from planners.mpc import MPCAgent, MPCConfig
@@ -96,10 +97,11 @@ def latent_agent(
         value: Takes the place of the latent distance, such as a value head (``worldmodel.models.parts.load_value``).
 
     Raises:
-        ValueError: The planner's action block is not the model's, the model needs more than a picture, the spread is to
+        ValueError: The planner's action block is not the model's, the model sees proprioception, the spread is to
             come from infinite bounds, or a term of the cost needs what the model has not.
     """
-    check_one_picture(model)
+    check_no_proprioception(model)
+    model = model.to(device).eval()
     actions, rollout = model.config.actions, model.rollout
     if cost.disagreement:
         if not isinstance(model.dynamics, Ensemble):
@@ -113,7 +115,7 @@ def latent_agent(
             f"environment actions per step; set planner.action_block={actions.per_step}"
         )
     factory = LatentCostFactory(
-        model.to(device).eval().encode,
+        model.encode if model.config.window == 1 else lambda windows: model.encode(windows)[:, -1],
         rollout,
         cost,
         device=device,
@@ -121,7 +123,21 @@ def latent_agent(
         distance=value,
         action_scale=model.dynamics.action_std,
     )
-    return MPCAgent(build_planner(planner), factory, *first_plans(model, init_std), mpc)
+    common = (build_planner(planner), factory, *first_plans(model, init_std), mpc)
+    window = model.config.window
+    return WindowAgent(window, *common) if window > 1 else MPCAgent(*common)
+
+
+def check_no_proprioception(model: WorldModel) -> None:
+    """See that the model needs nothing but pictures.
+
+    Raises:
+        ValueError: It sees proprioception, which worlds do not tell apart from the rest of their states.
+    """
+    if model.takes_proprio:
+        raise ValueError(
+            "the model sees proprioception, but worlds give agents pictures only; train with proprio=false"
+        )
 
 
 def check_one_picture(model: WorldModel) -> None:
@@ -130,11 +146,11 @@ def check_one_picture(model: WorldModel) -> None:
     Raises:
         ValueError: It needs more.
     """
-    if model.takes_proprio or model.config.window > 1:
-        what = "proprioception" if model.takes_proprio else f"{model.config.window} frames at each step"
+    check_no_proprioception(model)
+    if model.config.window > 1:
         raise ValueError(
-            f"the model sees {what}, but an agent gives it one picture; train with "
-            f"{'proprio=false' if model.takes_proprio else 'encoder_window=1 dynamics.context=2'}"
+            f"the model sees {model.config.window} frames at each step, but agent=simulator_latent shows it each "
+            "imagined state by itself; train with encoder_window=1 dynamics.context=2"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -16,7 +17,7 @@ from experiments.train import SCHEMAS, Config
 from experiments.world_models import build
 from worldmodel.data.episodes import EpisodeStore, EpisodeWriter
 from worldmodel.models.dynamics import Ensemble, MLPDynamicsConfig
-from worldmodel.models.world_model import ActionSpec, WorldModel, WorldModelConfig
+from worldmodel.models.world_model import ActionSpec, ProprioSpec, WorldModel, WorldModelConfig
 
 METHODS = sorted(path.stem for path in Path("configs/method").glob("*.yaml"))
 TINY = [
@@ -225,13 +226,17 @@ def test_a_card_says_what_was_held_out_and_no_episode_is_too_short_for_it(tmp_pa
 
 
 def test_what_an_agent_cannot_give_is_said(tiny_model: WorldModel) -> None:
-    from experiments.agents import latent_agent
+    from experiments.agents import latent_agent, simulator_latent_policy
     from planners.cem import CEMConfig
     from planners.costs import GoalCostConfig
     from planners.mpc import MPCConfig
 
-    with pytest.raises(ValueError, match="sees 2 frames at each step, but an agent gives it one picture"):
-        latent_agent(tiny_model, CEMConfig(), GoalCostConfig(), MPCConfig())
+    search = (CEMConfig(), GoalCostConfig(), MPCConfig())
+    with pytest.raises(ValueError, match="sees 2 frames at each step, but agent=simulator_latent shows it"):
+        simulator_latent_policy("worldmodel/TwoRoom-v0", tiny_model, *search)
+    spec = dataclasses.replace(tiny_model.config, proprio=ProprioSpec(dim=1))
+    with pytest.raises(ValueError, match="sees proprioception, but worlds give agents pictures only"):
+        latent_agent(WorldModel(spec), *search)
 
 
 def test_the_first_plans_spread_as_the_data_or_as_the_bounds() -> None:
