@@ -28,6 +28,7 @@ from experiments.agents import (
 )
 from experiments.common import open_run, prepare
 from experiments.plan_files import FinishedTasks, summarise, versions
+from experiments.plan_search import SearchPictures, viewer
 from planners.costs import GoalCostConfig
 from planners.mpc import MPCConfig
 from planners.registry import PLANNERS
@@ -47,6 +48,9 @@ AGENTS = {
     "random": False,
     "noop": False,
 }
+#: Those that search with a planner, and the points along each side of their cost landscapes: the simulator's latents
+#: cost a drawn and encoded picture for each step.
+SEARCHES = {"world_model": 25, "simulator": 25, "simulator_latent": 9}
 _ENV, _TASKS = "worldmodel/TwoRoom-v0", 100
 #: Processes that a launcher started work side by side with `shard=auto`.
 SHARDED = True
@@ -90,6 +94,11 @@ class Config:
     value: bool = False
     #: Spread of a world model's first candidate plans: that of the data's actions, or of the action bounds.
     init_std: str = "data"
+    #: Tasks whose searches are pictured, the first ones, in search/ and in the report; changes no outcome.
+    pictures: int = 0
+    #: Episodes whose frames show what the model imagines: the nearest ones. Empty: by the pixel decoder that
+    #: worldmodel evaluate trains, else by pictures of the world's random tasks.
+    pictures_data: str = ""
     #: Of the planner and of random actions.
     seed: int = 0
     #: auto, cpu or cuda.
@@ -114,6 +123,18 @@ class Config:
             raise ValueError(
                 f"after_success={self.after_success!r} is unknown; choose {' or '.join(AFTER_SUCCESS)}"
             )
+        if self.pictures < 0:
+            raise ValueError(f"pictures={self.pictures} must not be negative")
+        if self.pictures and self.agent not in SEARCHES:
+            raise ValueError(
+                f"pictures={self.pictures} shows searches, and agent={self.agent} has none; leave it out"
+            )
+        if self.pictures and self.shard:
+            raise ValueError(f"pictures={self.pictures} is not for shards; leave shard or pictures out")
+        if self.pictures_data and (not self.pictures or self.agent != "world_model"):
+            raise ValueError(
+                "pictures_data has an effect on agent=world_model with pictures=N only; leave it out"
+            )
         if self.tasks < 0 or self.num_envs < 1:
             raise ValueError("tasks must not be negative, and num_envs at least 1")
         if self.shard != "auto":  # the launcher is asked when it runs; settings can be looked at without one
@@ -130,7 +151,11 @@ def run(config: Config) -> dict[str, Any]:
     if config.value:
         inputs["value"] = directory_hash(Path(config.model) / "value")
     job = open_run("plan", config, inputs, part)
-    policy = policy_on(prepare(job, config.device, config.threads))
+    device = prepare(job, config.device, config.threads)
+    policy, pictures = policy_on(device), None
+    if config.pictures:
+        pictures = search_pictures(config, suite, device)
+        policy = pictures.watch(policy)
     finished = FinishedTasks(job.path)
     if shard is None:
         finished.take_over(job.path / "shards", job.config)
@@ -142,6 +167,8 @@ def run(config: Config) -> dict[str, Any]:
     )  # fmt: skip
 
     def keep(result: TaskResult) -> None:
+        if pictures is not None:
+            pictures.draw(result, job.path / "search")
         finished.add(result)
         job.record_seconds()
         bar.update()
@@ -224,6 +251,16 @@ def load_policy(config: Config, suite: TaskSuite) -> Callable[[str], Policy]:
 
     make("cpu")
     return make
+
+
+def search_pictures(config: Config, suite: TaskSuite, device: str) -> SearchPictures:
+    """What draws the pictures of ``config.pictures`` tasks."""
+    side = SEARCHES[config.agent]
+    if config.agent != "world_model":
+        return SearchPictures(suite, config.pictures, config.seed, side=side)
+    model = WorldModel.load(config.model).to(device).eval()
+    view = viewer(Path(config.model), model, suite.env_id, config.pictures_data, device)
+    return SearchPictures(suite, config.pictures, config.seed, model, view, side)
 
 
 _CONTROLS: dict[str, Callable[[str], Policy]] = {"scripted": Scripted, "random": RandomPolicy, "noop": NoOp}

@@ -26,6 +26,7 @@ from worldmodel.report.parts import (
     themed,
 )
 from worldmodel.report.results_page import episode_row
+from worldmodel.report.search_section import searches
 from worldmodel.report.theme import Theme
 
 #: What the agents are; runs are shown in this order.
@@ -105,6 +106,7 @@ def write_plan_report(path: str | Path) -> Path:
         f"{_sentence(run)} {_rules(results)}",
         section("Seen", attempt("videos", lambda: _videos(run))),
         section("Figures", _table([run]), themed(_curve([run]), "Goals reached against steps")),
+        *searches(root),
         *_films(run),
         section("Made with", _made_with(results)),
     )
