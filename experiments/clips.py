@@ -241,7 +241,7 @@ def clip_batches(clips: Clips, how: Draw, device: str, run: Path) -> Callable[[i
         frames: torch.Tensor = loader(step)["frames"]
         if damage is not None:
             damage.add((), samples=len(ids))
-        masks = draw_masks(how.mask, how.grid, how.seed, ids)
+        masks = draw_masks(how.mask, how.grid, how.seed, ids) if how.mask else ()
         batch = Batch(step, ids, views=(frames,), masks=masks).to(device)
         return flip_batch(batch, how.seed, how.flip)
 

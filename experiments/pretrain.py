@@ -1,7 +1,8 @@
-"""Pretrain a video encoder by V-JEPA (or VideoMAE) on videos, or on the frames of an episode dataset.
+"""Pretrain a video encoder by V-JEPA, or any other objective, on videos, or on the frames of an episode dataset.
 
 Example:
     worldmodel pretrain data=VIDEOS recipe=vjepa2_vitl16
+    worldmodel pretrain data=data/two_room objective=byol
     worldmodel pretrain data=data/two_room loop.steps=600
 """
 
@@ -20,9 +21,8 @@ from worldmodel.models.masked_predictor import MaskedPredictorConfig
 from worldmodel.models.pretrained import load_encoder, load_weights, save_encoder
 from worldmodel.models.video_encoder import VideoEncoder, VideoEncoderConfig
 from worldmodel.objectives.base import Objective, ObjectiveConfig
+from worldmodel.objectives.build import SCHEMAS as OBJECTIVES
 from worldmodel.objectives.build import build_objective
-from worldmodel.objectives.masked_latent import MaskedLatentConfig
-from worldmodel.objectives.masked_pixels import MaskedPixelsConfig
 from worldmodel.report.pretraining_report import write_pretraining_report
 from worldmodel.training.distributed import current_world
 from worldmodel.training.loop import LoopConfig, check_batch, fit
@@ -31,7 +31,7 @@ from worldmodel.training.sinks import LogConfig
 
 #: torchrun may start it.
 DISTRIBUTED = True
-SCHEMAS = {"objective/vjepa": MaskedLatentConfig, "objective/videomae": MaskedPixelsConfig}
+SCHEMAS = {f"objective/{name}": schema for name, schema in OBJECTIVES.items()}
 
 
 @dataclass
@@ -80,7 +80,10 @@ class Config:
 def run(config: Config) -> Path:
     """Train, or continue training; returns the model directory."""
     # What is impossible ends here, before there is a directory of it.
-    draw_masks(config.mask, config.encoder.grid, config.seed, range(1))
+    if config.objective.masked:
+        draw_masks(config.mask, config.encoder.grid, config.seed, range(1))
+    else:
+        config = replace(config, mask={})
     check_batch(config.loop, current_world())
     clips = open_clips(config)
     inputs = {"data": clips.hash}
@@ -128,7 +131,8 @@ def open_clips(config: Config) -> Clips:
 def build(config: Config) -> Objective:
     """The objective with the weights that the training begins with; the encoder's are drawn first."""
     torch.manual_seed(config.seed)
-    objective = build_objective(config.objective, VideoEncoder(config.encoder), config.predictor)
+    encoder = VideoEncoder(config.encoder)
+    objective = build_objective(config.objective, encoder, config.predictor, config.seed)
     if config.init_from:
         load_weights(config.init_from, objective.parts())
     return objective

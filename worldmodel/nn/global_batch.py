@@ -35,6 +35,23 @@ def global_mean(value: Tensor) -> Tensor:
     return _Sum.apply(value) / count if count > 1 else value
 
 
+def global_rows(value: Tensor) -> Tensor:
+    """The rows of all processes: ``(B, ...)`` of each to ``(P B, ...)`` in all, in the order of their ranks.
+
+    A collective call, forward and backward. This process's own rows begin at ``first_row(B)``.
+    """
+    if process_count() == 1:
+        return value
+    everyone = value.new_zeros(process_count(), *value.shape)
+    everyone[dist.get_rank()] = value
+    return global_sum(everyone).flatten(0, 1)
+
+
+def first_row(count: int) -> int:
+    """Where this process's rows begin in ``global_rows`` of ``count`` rows each."""
+    return dist.get_rank() * count if process_count() > 1 else 0
+
+
 class _Sum(torch.autograd.Function):
     """All-reduce, whose derivative is the all-reduce of the gradients."""
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from worldmodel.masks import Mask
+from worldmodel.models.masked_predictor import MaskedPredictorConfig
+from worldmodel.models.video_encoder import VideoEncoder
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,22 @@ class Batch:
 @dataclass
 class ObjectiveConfig:
     """The common base of objectives' settings: the type of a job's field that holds any of them."""
+
+    #: Whether the objective looks at the batch's masks.
+    masked: ClassVar[bool] = False
+
+    def build(self, encoder: VideoEncoder, predictor: MaskedPredictorConfig, seed: int) -> Objective:
+        """The objective of pretraining that these are the settings of, with new networks beside the encoder.
+
+        Args:
+            encoder: The network to pretrain.
+            predictor: Size of the predictor or decoder of masked prediction; others do not look at it.
+            seed: Of the run; keys what is drawn in training.
+
+        Raises:
+            ValueError: The settings are of no objective that pretrains an encoder, or contradict each other.
+        """
+        raise ValueError(f"objective: {type(self).__name__} is of no objective that pretrains an encoder")
 
 
 class Objective(nn.Module):

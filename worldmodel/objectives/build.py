@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
-from worldmodel.models.masked_predictor import MaskedPredictor, MaskedPredictorConfig
+from worldmodel.models.masked_predictor import MaskedPredictorConfig
 from worldmodel.models.video_encoder import VideoEncoder
 from worldmodel.objectives.base import Objective, ObjectiveConfig
-from worldmodel.objectives.masked_latent import MaskedLatentConfig, MaskedLatentPrediction
-from worldmodel.objectives.masked_pixels import MaskedPixelPrediction, MaskedPixelsConfig, pixels_per_patch
+from worldmodel.objectives.joint_embedding import JointEmbeddingConfig
+from worldmodel.objectives.masked_latent import MaskedLatentConfig
+from worldmodel.objectives.masked_pixels import MaskedPixelsConfig
+
+#: Settings of each family of objectives by name. ``configs/objective/byol.yaml`` begins with one of them,
+#: ``joint_embedding_schema``, and says what makes it BYOL.
+SCHEMAS: dict[str, type[ObjectiveConfig]] = {
+    "vjepa": MaskedLatentConfig,
+    "videomae": MaskedPixelsConfig,
+    "joint_embedding": JointEmbeddingConfig,
+}
 
 
 def build_objective(
-    config: ObjectiveConfig, encoder: VideoEncoder, predictor: MaskedPredictorConfig
+    config: ObjectiveConfig, encoder: VideoEncoder, predictor: MaskedPredictorConfig, seed: int = 0
 ) -> Objective:
-    """The objective of pretraining that ``config`` is of, with a new predictor or decoder.
+    """The objective of pretraining that ``config`` is of, with a new predictor, decoder or projector.
 
     Args:
         config: Its settings; their class says which objective it is.
         encoder: The network to pretrain.
-        predictor: Size of the predictor, or of VideoMAE's decoder; unused with ``objective.predictor=none``.
+        predictor: Size of the predictor, or of VideoMAE's decoder; unused where an objective has none.
+        seed: Of the run; keys what is drawn in training.
 
     Raises:
-        ValueError: The settings are of no objective that pretrains an encoder.
+        ValueError: The settings are of no objective that pretrains an encoder, or contradict each other.
     """
-    if isinstance(config, MaskedLatentConfig):
-        network = (
-            None if config.predictor == "none" else MaskedPredictor(predictor, encoder.grid, encoder.width)
-        )
-        return MaskedLatentPrediction(encoder, network, config)
-    if isinstance(config, MaskedPixelsConfig):
-        decoder = MaskedPredictor(
-            predictor, encoder.grid, encoder.width, output_width=pixels_per_patch(encoder)
-        )
-        return MaskedPixelPrediction(encoder, decoder, config)
-    raise ValueError(
-        f"objective: {type(config).__name__} is unknown; it is MaskedLatentConfig or MaskedPixelsConfig"
-    )
+    return config.build(encoder, predictor, seed)

@@ -1,18 +1,19 @@
 """V-JEPA: predict the hidden part's features from the visible part's (Bardes et al. 2024, 2404.08471; 2506.09985)."""
 
-import copy
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worldmodel.masks import Mask
-from worldmodel.models.masked_predictor import MaskedPredictor
+from worldmodel.models.masked_predictor import MaskedPredictor, MaskedPredictorConfig
 from worldmodel.models.video_encoder import VideoEncoder
 from worldmodel.nn.patches import gather_tokens
 from worldmodel.objectives.base import Batch, Objective, ObjectiveConfig
 from worldmodel.objectives.masked import centre_targets, distance, predict_masked, variance_hinge
+from worldmodel.objectives.targets import check_momentum, frozen_copy
 from worldmodel.training.ema import ema_update
 from worldmodel.training.monitors import baseline_losses, feature_monitors, output_gap, weight_gap
 from worldmodel.training.schedules import linear
@@ -24,6 +25,8 @@ MONITORED_CLIPS = 8
 @dataclass
 class MaskedLatentConfig(ObjectiveConfig):
     """Settings of the V-JEPA objective."""
+
+    masked: ClassVar[bool] = True
 
     #: "l1" (the papers') or "l2".
     loss: str = "l1"
@@ -54,10 +57,15 @@ class MaskedLatentConfig(ObjectiveConfig):
                 raise ValueError(
                     f"objective.{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(known)}"
                 )
-        if not 0 <= self.ema_start <= self.ema_end <= 1:
-            raise ValueError("objective.ema_start and ema_end must satisfy 0 <= start <= end <= 1")
+        check_momentum(self.ema_start, self.ema_end)
         if self.variance < 0:
             raise ValueError(f"objective.variance={self.variance} must not be negative")
+
+    def build(self, encoder: VideoEncoder, predictor: MaskedPredictorConfig, seed: int) -> Objective:
+        network = (
+            None if self.predictor == "none" else MaskedPredictor(predictor, encoder.grid, encoder.width)
+        )
+        return MaskedLatentPrediction(encoder, network, self)
 
 
 class MaskedLatentPrediction(Objective):
@@ -81,9 +89,7 @@ class MaskedLatentPrediction(Objective):
             raise ValueError("objective.predictor=none goes without a predictor, and nothing else does")
         self.config = config
         self.encoder = encoder
-        self.target_encoder = (
-            copy.deepcopy(encoder).requires_grad_(False).eval() if config.target_encoder == "ema" else None
-        )
+        self.target_encoder = frozen_copy(encoder) if config.target_encoder == "ema" else None
         self.predictor = predictor
         if predictor is None:
             self.hidden_patches = HiddenPatches(encoder.width)

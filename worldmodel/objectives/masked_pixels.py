@@ -1,11 +1,12 @@
 """VideoMAE: predict the hidden patches' pixels from the visible ones (Tong et al. 2022, 2203.12602)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from worldmodel.models.masked_predictor import MaskedPredictor
+from worldmodel.models.masked_predictor import MaskedPredictor, MaskedPredictorConfig
 from worldmodel.models.video_encoder import VideoEncoder
 from worldmodel.nn.patches import gather_tokens, to_patches
 from worldmodel.objectives.base import Batch, Objective, ObjectiveConfig
@@ -17,6 +18,8 @@ from worldmodel.training.monitors import baseline_losses, feature_monitors
 class MaskedPixelsConfig(ObjectiveConfig):
     """Settings of the VideoMAE objective."""
 
+    masked: ClassVar[bool] = True
+
     #: "l2" (the paper's) or "l1".
     loss: str = "l2"
     #: Normalise each patch's pixels by their own mean and std, channel by channel (the paper's).
@@ -25,6 +28,11 @@ class MaskedPixelsConfig(ObjectiveConfig):
     def __post_init__(self) -> None:
         if self.loss not in ("l1", "l2"):
             raise ValueError(f"objective.loss={self.loss!r} is unknown; choose one of l1, l2")
+
+    def build(self, encoder: VideoEncoder, predictor: MaskedPredictorConfig, seed: int) -> Objective:
+        outputs = pixels_per_patch(encoder)
+        decoder = MaskedPredictor(predictor, encoder.grid, encoder.width, output_width=outputs)
+        return MaskedPixelPrediction(encoder, decoder, self)
 
 
 class MaskedPixelPrediction(Objective):

@@ -23,6 +23,7 @@ from worldmodel.report.video import encode_mp4
 
 TRAINED, UNTRAINED = "Trained", "Untrained"
 _KINDS = {"target_norm": "V-JEPA", "normalise": "VideoMAE"}
+_TITLES = {"Unmasked": "Self-supervised"}
 #: Films on the page: the first moves, all are shown as strips.
 _FILMS = 4
 
@@ -149,9 +150,12 @@ def _build(
     rows = run.metrics()
     # Which objective it was shows in its settings: a target's normalisation, or pixels'.
     objective = run.config.get("objective") or {}
-    kind = next((name for key, name in _KINDS.items() if key in objective), "Masked")
+    masked = bool(run.config.get("mask"))
+    kind = next(
+        (name for key, name in _KINDS.items() if key in objective), "Masked" if masked else "Unmasked"
+    )
     encoder = encoders[0][2] if encoders and encoders[0][0] == TRAINED else None
-    title = f"{kind} pretraining: {run.path.name}"
+    title = f"{_TITLES.get(kind, kind)} pretraining: {run.path.name}"
 
     def with_encoder(what: str, build: Callable[[], Html]) -> Html:
         if not encoders:
@@ -188,7 +192,11 @@ def _build(
     )
     sections += [
         section("Training", p(_TRAINING), parts.plot_legend(), curves),
-        section("What is hidden", p(_hidden(kind, objective)), _masks(run, encoder, clips)),
+        *(
+            [section("What is hidden", p(_hidden(kind, objective)), _masks(run, encoder, clips))]
+            if masked
+            else []
+        ),
         section("Probes", attempt("the probes", lambda: parts.probe_table(run))),
         section("What it was trained on", attempt("the sources", lambda: parts.sources(facts))),
         section("How to repeat it", attempt("the command", lambda: parts.repeat(run, facts))),
@@ -220,6 +228,7 @@ _LEDES = {
     "the hidden pixels.",
     "Masked": "A video encoder that learned without labels: parts of a clip were hidden from it, and it had to "
     "predict them.",
+    "Unmasked": "A video encoder that learned without labels, from whole clips.",
 }
 _HIDDEN = {
     "V-JEPA": "The context encoder computes the visible tokens only. The predictor is told which tokens are missing, "
