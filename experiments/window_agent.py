@@ -50,7 +50,7 @@ class WindowAgent(MPCAgent):
     def act(self, observations: Tensor, active: Tensor | None = None) -> Tensor:
         """See ``MPCAgent.act``; frames ``(E, C, H, W)`` as for any other model."""
         observations = torch.as_tensor(observations)
-        rows = self._active_rows(observations, active)
+        rows = self.active_rows(observations, active)
         for row in rows:
             frame, seen = observations[row].clone(), self._frames[row]
             self._frames[row] = self._still(frame) if seen is None else torch.cat([seen[1:], frame[None]])

@@ -185,7 +185,7 @@ def landscape_picture(record: SearchRecord, theme: Theme) -> bytes:
     """Cost of the chosen plan with another first action, over the bounds."""
     decisions = len(record.shown)
     with drawing(theme):
-        figure = new_figure(40 + 270 * decisions, 270)
+        figure = new_figure(40 + 270 * decisions, 300)
         places = figure.subplots(1, decisions, squeeze=False)[0]
         for row, axes in enumerate(places):
             axes.set_title(f"step {record.step[record.shown[row]]}")
@@ -194,7 +194,9 @@ def landscape_picture(record: SearchRecord, theme: Theme) -> bytes:
             else:
                 _profile(axes, record, row, theme)
             axes.set_xlabel(f"first action [{record.dims[0]}]")
-        places[-1].legend(labelcolor=theme.ink, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
+        handles, labels = places[-1].get_legend_handles_labels()
+        if handles:
+            figure.legend(handles, labels, labelcolor=theme.ink, loc="outside lower center", ncols=2)
         return _finished(figure)
 
 
