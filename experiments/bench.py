@@ -3,6 +3,7 @@
 Example:
     worldmodel bench
     worldmodel bench what=[plan] threads=1
+    worldmodel bench what=[plan] plan.predictor=lewm planner.samples=300 planner.iterations=10 planner.horizon=5
     worldmodel bench what=[collect,load] against=[stable-worldmodel] peer_python=other/venv/bin/python
     worldmodel bench what=[cache] batch_size=128
     worldmodel bench what=[step] encoder=vit_large predictor=vjepa2 batch_size=24 precision=bf16 device=cuda
@@ -20,10 +21,11 @@ import torch
 from omegaconf import MISSING
 
 from envs.world import describe
-from experiments import bench_collect, bench_load
+from experiments import bench_collect, bench_load, bench_plan
 from experiments.agents import latent_agent
 from experiments.bench_collect import CollectBench, store_episodes
 from experiments.bench_load import CODECS, PEER_FORMATS, PEERS, LoadBench
+from experiments.bench_plan import PlanBench
 from experiments.bench_step import StepBench, measure
 from experiments.bench_upstream import compare
 from planners.costs import GoalCostConfig
@@ -62,9 +64,9 @@ class Config:
     window_frames: int = 0
     #: For load: which formats, of ours (raw, jpeg, mp4) and of stable-worldmodel (hdf5, lance, folder, video).
     formats: list[str] = field(default_factory=lambda: [*CODECS, *PEER_FORMATS])
-    #: For collect and load: other libraries to measure in the same run: stable-worldmodel.
+    #: Other libraries to measure in the same run: for collect and load stable-worldmodel, for plan also torch-world.
     against: list[str] = field(default_factory=list)
-    #: For collect and load: Python of the environment in which those are installed; empty: this one.
+    #: Python of the environment in which those are installed; empty: this one.
     peer_python: str = ""
     #: auto, cpu or cuda.
     device: str = "cpu"
@@ -85,6 +87,7 @@ class Config:
     encoder: VideoEncoderConfig = field(default_factory=VideoEncoderConfig)
     predictor: MaskedPredictorConfig = field(default_factory=MaskedPredictorConfig)
     planner: Any = MISSING
+    plan: PlanBench = field(default_factory=PlanBench)
 
     def __post_init__(self) -> None:
         known = ("collect", "pretrain", "plan", "load", "cache", "step", "upstream")
@@ -92,8 +95,11 @@ class Config:
             raise ValueError(f"what={self.what}: choose some of {', '.join(known)}")
         if "upstream" in self.what and not self.upstream:
             raise ValueError("what=[upstream] needs a checkout of facebookresearch/vjepa2: upstream=PATH")
-        if set(self.against) - set(PEERS):
-            raise ValueError(f"against={self.against}: choose some of {', '.join(PEERS)}")
+        peers = bench_plan.PEERS if self.what == ["plan"] else PEERS
+        if set(self.against) - set(peers):
+            raise ValueError(
+                f"against={self.against}: for what={self.what} choose some of {', '.join(peers)}"
+            )
         if set(self.formats) - {*CODECS, *PEER_FORMATS}:
             raise ValueError(f"formats={self.formats}: choose some of {', '.join((*CODECS, *PEER_FORMATS))}")
         if self.window_frames < 0 or self.window_frames == 1:
@@ -114,7 +120,7 @@ def run(config: Config) -> dict[str, Any]:
     benches = {
         "collect": bench_collecting,
         "pretrain": bench_pretrain,
-        "plan": bench_plan,
+        "plan": bench_planning,
         "load": bench_loading,
         "cache": bench_cache,
         "step": bench_step,
@@ -161,18 +167,27 @@ def bench_pretrain(config: Config) -> dict[str, float]:
     return figures
 
 
-def bench_plan(config: Config) -> dict[str, float]:
-    """Milliseconds per decision of the latent MPC agent: encode a frame, plan, one environment's share."""
+def bench_planning(config: Config) -> dict[str, float]:
+    """Milliseconds per decision of the latent MPC agent: encode a frame, plan, one environment's share; and solves.
+
+    Of the latter, and of other libraries', see `experiments.bench_plan`.
+    """
+    figures: dict[str, float] = {}
+    for peer in config.against:
+        figures |= bench_plan.measure_peer(
+            peer, config.peer_python, config.plan, config.planner, config.repeats
+        )
+    if figures:
+        return figures
     spec = describe(config.env)
     model = _world_model(config).eval()
     frames = torch.randint(0, 256, (8, *spec["frame_shape"]), dtype=torch.uint8)
-    figures = {}
     for count in (1, 8):
         agent = latent_agent(model, config.planner, GoalCostConfig(), MPCConfig(), config.device)
         agent.reset(frames[:count], range(count))
         seconds = _median_seconds(lambda agent=agent, count=count: agent.act(frames[:count]), config.repeats)  # type: ignore[misc]
         figures[f"plan: ms per decision, {count} environments"] = 1000 * seconds / count
-    return figures
+    return figures | bench_plan.measure(config.plan, config.planner, config.repeats, config.device)
 
 
 def bench_loading(config: Config) -> dict[str, float]:
@@ -243,7 +258,9 @@ def _collect(config: Config, folder: str) -> EpisodeStore:
 def _world_model(config: Config) -> WorldModel:
     spec = describe(config.env)
     ones = [1.0] * len(spec["action_low"])
-    actions = ActionSpec(low=spec["action_low"], high=spec["action_high"], mean=[0.0] * len(ones), std=ones)
+    actions = ActionSpec(
+        spec["action_low"], spec["action_high"], config.planner.action_block, [0.0] * len(ones), ones
+    )
     return WorldModel(WorldModelConfig(encoder=config.encoder, actions=actions))
 
 

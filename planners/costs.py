@@ -94,6 +94,8 @@ class LatentGoalCost:
         length: `(E,)`, how many of the M context steps, counted from the last, are real; all by default.
         config: see `GoalCostConfig`.
         chunk: environments per rollout call; None for the choice above. Fewer need less memory.
+        candidates: plans of an environment per rollout call; None for all. Fewer need less memory, too, and change
+            costs by no more than rounding.
         distance: what takes the place of the distance that the settings name: a learned value, such as steps to go.
         proprio_tokens: which of the N tokens are proprioception.
         action_scale: `(A,)`, the unit of actions in their penalties, 1 by default.
@@ -112,11 +114,15 @@ class LatentGoalCost:
         length: Tensor | None = None,
         config: GoalCostConfig | None = None,
         chunk: int | None = None,
+        candidates: int | None = None,
         distance: Distance | None = None,
         proprio_tokens: Sequence[int] = (),
         action_scale: Tensor | None = None,
     ) -> None:
         self.config = replace(config or GoalCostConfig())
+        if candidates is not None and candidates < 1:
+            raise ValueError(f"candidates is {candidates}; use at least 1, or None for all at once")
+        self._candidates = candidates
         if context.ndim != 4 or goals.shape != context[:, 0].shape:
             raise ValueError(
                 f"the context has shape {tuple(context.shape)} and the goals {tuple(goals.shape)}; "
@@ -145,12 +151,18 @@ class LatentGoalCost:
         costs: list[Tensor | None] = [None] * len(plans)
         for rows, context, past_actions, goals in self._parts:
             some = plans[rows].to(context.device)
-            latents, uncertain = self._imagine(context, past_actions, some)
-            distances = self._distance(latents.float(), goals[:, None, None].float())
-            cost = self.reduce(distances) + self._penalties(latents, some, past_actions) + uncertain
-            for row, one in zip(rows, cost, strict=True):
+            parts = [
+                self._costs(context, past_actions, goals, part)
+                for part in some.split(self._candidates or some.shape[1], dim=1)
+            ]
+            for row, one in zip(rows, torch.cat(parts, dim=1), strict=True):
                 costs[row] = one
         return torch.stack([cost for cost in costs if cost is not None])
+
+    def _costs(self, context: Tensor, past_actions: Tensor, goals: Tensor, plans: Tensor) -> Tensor:
+        latents, uncertain = self._imagine(context, past_actions, plans)
+        distances = self._distance(latents.float(), goals[:, None, None].float())
+        return self.reduce(distances) + self._penalties(latents, plans, past_actions) + uncertain
 
     def _imagine(self, context: Tensor, past_actions: Tensor, plans: Tensor) -> tuple[Tensor, Tensor | float]:
         """Latents `(e, S, L, N, D)`, and the penalty `(e, S)` on what the members of an ensemble disagree on."""
@@ -207,6 +219,7 @@ class LatentCostFactory:
         config: see `GoalCostConfig`.
         device: where frames are sent for encoding; the model's device.
         chunk: environments per call; None for one on a CPU and all elsewhere.
+        candidates: see `LatentGoalCost`.
         context: latents that the rollout can use; `MPCAgent` keeps as many.
         distance: see `LatentGoalCost`.
         proprio_tokens: see `LatentGoalCost`.
@@ -224,6 +237,7 @@ class LatentCostFactory:
         *,
         device: torch.device | str = "cpu",
         chunk: int | None = None,
+        candidates: int | None = None,
         context: int = 1,
         distance: Distance | None = None,
         proprio_tokens: Sequence[int] = (),
@@ -231,7 +245,7 @@ class LatentCostFactory:
     ) -> None:
         self._encode, self._rollout, self.context = encode, rollout, context
         self.config = replace(config or GoalCostConfig())
-        self.device, self.chunk = torch.device(device), chunk
+        self.device, self.chunk, self.candidates = torch.device(device), chunk, candidates
         self._distance, self._proprio_tokens, self._scale = distance, tuple(proprio_tokens), action_scale
         make_distance(self.config, distance, proprio_tokens)  # says what is wrong before there is a goal
 
@@ -252,8 +266,8 @@ class LatentCostFactory:
     def __call__(self, history: History) -> LatentGoalCost:
         return LatentGoalCost(
             self._rollout, history.observations, history.past_actions, history.goals,
-            length=history.length, config=self.config, chunk=self.chunk, distance=self._distance,
-            proprio_tokens=self._proprio_tokens, action_scale=self._scale,
+            length=history.length, config=self.config, chunk=self.chunk, candidates=self.candidates,
+            distance=self._distance, proprio_tokens=self._proprio_tokens, action_scale=self._scale,
         )  # fmt: skip
 
 

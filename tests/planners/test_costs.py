@@ -237,3 +237,22 @@ def test_the_settings_are_a_hydra_node() -> None:
     omegaconf = pytest.importorskip("omegaconf")
     node = omegaconf.OmegaConf.merge(omegaconf.OmegaConf.structured(GoalCostConfig), {"distance": "l1"})
     assert omegaconf.OmegaConf.to_object(node) == GoalCostConfig(distance="l1")
+
+
+def test_candidates_in_parts_cost_the_same() -> None:
+    sizes: list[int] = []
+
+    def rollout(context: torch.Tensor, past: torch.Tensor, plans: torch.Tensor) -> torch.Tensor:
+        sizes.append(plans.shape[1])
+        return context[:, None, -1:] + plans.sum(dim=3)[:, :, :, None].cumsum(dim=2)
+
+    context, past, goals = torch.randn(2, 1, 3, 2), torch.zeros(2, 0, 1, 2), torch.randn(2, 3, 2)
+    plans = torch.randn(2, 7, 4, 1, 2)
+    config = GoalCostConfig(action=0.5, consistency=0.0)
+    whole = LatentGoalCost(rollout, context, past, goals, config=config)(plans)
+    sizes.clear()
+    parts = LatentGoalCost(rollout, context, past, goals, config=config, candidates=3)(plans)
+    assert sizes == [3, 3, 1] * 2
+    torch.testing.assert_close(parts, whole, atol=1e-6, rtol=1e-5)
+    with pytest.raises(ValueError, match="candidates is 0"):
+        LatentGoalCost(rollout, context, past, goals, candidates=0)

@@ -10,6 +10,7 @@ from worldmodel.models.dynamics.block_causal import BlockCausalDynamics, BlockCa
 from worldmodel.models.dynamics.concat import ConcatDynamics, ConcatDynamicsConfig
 from worldmodel.models.dynamics.ensemble import Ensemble
 from worldmodel.models.dynamics.gru import GRUDynamics, GRUDynamicsConfig
+from worldmodel.models.dynamics.inference import RolloutConfig, candidates_within, fast_rollout
 from worldmodel.models.dynamics.mlp import MLPDynamics, MLPDynamicsConfig
 from worldmodel.models.dynamics.prefix import PrefixDynamics, PrefixDynamicsConfig
 from worldmodel.models.dynamics.registry import DYNAMICS, build_dynamics, build_slow, kind_of
@@ -32,10 +33,13 @@ __all__ = [
     "MacroActionEncoder",
     "PrefixDynamics",
     "PrefixDynamicsConfig",
+    "RolloutConfig",
     "SlowConfig",
     "SlowDynamics",
     "build_dynamics",
     "build_slow",
+    "candidates_within",
+    "fast_rollout",
     "kind_of",
     "slow_steps",
 ]
