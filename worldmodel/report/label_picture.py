@@ -20,8 +20,9 @@ METHODS = {
 }
 _COLOURS = {"vjepa": "#0072b2", "vjepa_tuned": "#56b4e9", "transfer": "#009e73", "end_to_end": "#d55e00"}
 _MARKERS = {"vjepa": "o", "vjepa_tuned": "D", "transfer": "^", "untrained": "s", "end_to_end": "v"}
-#: Methods stand side by side at each number of episodes, so that their intervals can be told apart.
-_ASIDE = 1.035
+#: Methods stand side by side at each number of episodes, so that their intervals can be told apart: by so much of the
+#: axis.
+_ASIDE = 0.012
 
 
 def label_picture(
@@ -61,7 +62,8 @@ def label_picture(
             axes.set_ylim(max(-0.5, min(-0.02, axes.get_ylim()[0])), 1.02)
             axes.set_ylabel("R² of the state, few labels")
         handles, labels = grid[0][0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), labelcolor=theme.ink)
+        columns = min(len(labels), 3 if len(worlds) == 1 else 5)
+        figure.legend(handles, labels, loc="outside upper center", ncols=columns, labelcolor=theme.ink)
         return to_png(figure)
 
 
@@ -78,8 +80,10 @@ def draw_lines(
     axes.set_xscale("log")
     axes.xaxis.set_minor_locator(NullLocator())
     shown = [name for name in METHODS if any(row["method"] == name for row, _ in points)]
+    counts = [row["labels"] for row, _ in points]
+    ends = max(counts) / min(counts) if max(counts) > min(counts) else 2.0
     for place, name in enumerate(shown):
-        aside = _ASIDE ** (place - (len(shown) - 1) / 2)
+        aside = ends ** (_ASIDE * (place - (len(shown) - 1) / 2))
         mine = sorted((row["labels"] * aside, *values) for row, values in points if row["method"] == name)
         x, middle, low, high = zip(*mine, strict=True)
         colour = _COLOURS.get(name, theme.muted)
@@ -92,4 +96,14 @@ def level(axes: Axes, value: float, name: str, theme: Theme) -> None:
     """What does not depend on the number of episodes."""
     axes.axhline(value, color=theme.muted, linewidth=1, linestyle=(0, (3, 2)))
     place = axes.get_yaxis_transform()
-    axes.text(0.995, value, name, transform=place, ha="right", va="bottom", fontsize=7.5, color=theme.muted)
+    axes.text(
+        0.995,
+        value,
+        name,
+        transform=place,
+        ha="right",
+        va="bottom",
+        fontsize=7.5,
+        color=theme.muted,
+        clip_on=True,
+    ).set_in_layout(False)
