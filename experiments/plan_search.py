@@ -57,9 +57,14 @@ class SearchPictures:
         self.policy: WatchedPolicy | None = None
 
     def watch(self, policy: Policy) -> Policy:
-        """The policy to play with, for one that plans with an ``MPCAgent``."""
+        """The policy to play with.
+
+        Raises:
+            ValueError: It does not plan with an ``MPCAgent``.
+        """
         agent = getattr(policy, "agent", None)
-        assert isinstance(agent, MPCAgent), "the other agents search nothing"
+        if not isinstance(agent, MPCAgent):
+            raise ValueError("pictures=N shows searches on one level only; leave it out for this agent")
         self.policy = WatchedPolicy(policy, agent, self._tasks)
         return self.policy
 
