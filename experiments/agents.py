@@ -15,7 +15,7 @@ from planners.costs import GoalCostConfig, LatentCostFactory, LatentGoalCost
 from planners.mpc import MPCAgent, MPCConfig
 from planners.registry import NEEDS_GRADIENT, build_planner, planner_kind
 from planners.terms import Distance
-from worldmodel.models.dynamics import Ensemble
+from worldmodel.models.dynamics import Ensemble, RolloutConfig, candidates_within, fast_rollout
 from worldmodel.models.world_model import WorldModel
 
 if TYPE_CHECKING:  # a latent agent needs no simulator installed
@@ -83,6 +83,7 @@ def latent_agent(
     device: str = "cpu",
     init_std: str = "data",
     value: Distance | None = None,
+    rollout: RolloutConfig | None = None,
 ) -> MPCAgent:
     """An MPC agent that plans with a world model; usable without gymnasium, see ``MPCAgent``.
 
@@ -95,6 +96,7 @@ def latent_agent(
         init_std: The first candidates have the mean and spread of the data's actions (``data``), or the middle and half
             the range of the action bounds (``bounds``).
         value: Takes the place of the latent distance, such as a value head (``worldmodel.models.parts.load_value``).
+        rollout: How plans are imagined; gradients are always the model's own, in float32.
 
     Raises:
         ValueError: The planner's action block is not the model's, the model sees proprioception, the spread is to
@@ -102,11 +104,9 @@ def latent_agent(
     """
     check_no_proprioception(model)
     model = model.to(device).eval()
-    actions, rollout = model.config.actions, model.rollout
-    if cost.disagreement:
-        if not isinstance(model.dynamics, Ensemble):
-            raise ValueError("cost.disagreement needs a model of several members; train it with members=3")
-        rollout = model.dynamics.rollout_members
+    actions, rollout = model.config.actions, rollout or RolloutConfig()
+    if cost.disagreement and not isinstance(model.dynamics, Ensemble):
+        raise ValueError("cost.disagreement needs a model of several members; train it with members=3")
     if isinstance(value, nn.Module):
         value = value.to(device)
     if planner.action_block != actions.per_step:
@@ -116,9 +116,10 @@ def latent_agent(
         )
     factory = LatentCostFactory(
         model.encode if model.config.window == 1 else lambda windows: model.encode(windows)[:, -1],
-        rollout,
+        fast_rollout(model.dynamics, rollout, device, members=cost.disagreement > 0),
         cost,
         device=device,
+        candidates=candidates_within(model.dynamics, planner.horizon, rollout.memory),
         context=model.dynamics.context,
         distance=value,
         action_scale=model.dynamics.action_std,

@@ -33,6 +33,7 @@ from planners.costs import GoalCostConfig
 from planners.mpc import MPCConfig
 from planners.registry import PLANNERS
 from worldmodel.atomic import write_json
+from worldmodel.models.dynamics import RolloutConfig
 from worldmodel.models.files import directory_hash
 from worldmodel.models.parts import load_value
 from worldmodel.models.world_model import WorldModel
@@ -94,6 +95,8 @@ class Config:
     value: bool = False
     #: Spread of a world model's first candidate plans: that of the data's actions, or of the action bounds.
     init_std: str = "data"
+    #: How a world model imagines plans: fp32 or bf16, compiled, within how much memory.
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
     #: Tasks whose searches are pictured, the first ones, in search/ and in the report; changes no outcome.
     pictures: int = 0
     #: Episodes whose frames show what the model imagines: the nearest ones. Empty: by the pixel decoder that
@@ -134,6 +137,10 @@ class Config:
         if self.pictures_data and (not self.pictures or self.agent != "world_model"):
             raise ValueError(
                 "pictures_data has an effect on agent=world_model with pictures=N only; leave it out"
+            )
+        if self.rollout != RolloutConfig() and self.agent != "world_model":
+            raise ValueError(
+                f"rollout.* has no effect on agent={self.agent}, which imagines nothing; leave it out"
             )
         if self.tasks < 0 or self.num_envs < 1:
             raise ValueError("tasks must not be negative, and num_envs at least 1")
@@ -247,7 +254,7 @@ def load_policy(config: Config, suite: TaskSuite) -> Callable[[str], Policy]:
     def make(device: str) -> Policy:
         if config.agent == "simulator_latent":
             return simulator_latent_policy(env, model, *search, device, config.init_std)
-        return LatentPolicy(latent_agent(model, *search, device, config.init_std, value))
+        return LatentPolicy(latent_agent(model, *search, device, config.init_std, value, config.rollout))
 
     make("cpu")
     return make
