@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from experiments.window_agent import WindowAgent
 from planners.base import Bounds, Cost, History
 from planners.costs import GoalCostConfig, LatentCostFactory, LatentGoalCost
+from planners.hierarchical import HierarchicalAgent
 from planners.mpc import MPCAgent, MPCConfig
 from planners.registry import NEEDS_GRADIENT, build_planner, planner_kind
 from planners.terms import Distance
@@ -27,7 +28,7 @@ class LatentPolicy:
 
     privileged = False
 
-    def __init__(self, agent: MPCAgent) -> None:
+    def __init__(self, agent: MPCAgent | HierarchicalAgent) -> None:
         self.agent = agent
 
     def reset(self, goals: Goals, seeds: np.ndarray) -> None:
@@ -102,6 +103,21 @@ def latent_agent(
         ValueError: The planner's action block is not the model's, the model sees proprioception, the spread is to
             come from infinite bounds, or a term of the cost needs what the model has not.
     """
+    costs = latent_costs(model, planner, cost, device, value, rollout)
+    common = (build_planner(planner), costs, *first_plans(model, init_std), mpc)
+    window = model.config.window
+    return WindowAgent(window, *common) if window > 1 else MPCAgent(*common)
+
+
+def latent_costs(
+    model: WorldModel,
+    planner: Any,
+    cost: GoalCostConfig,
+    device: str = "cpu",
+    value: Distance | None = None,
+    rollout: RolloutConfig | None = None,
+) -> LatentCostFactory:
+    """Costs of plans by a world model; arguments and errors are those of ``latent_agent``."""
     check_no_proprioception(model)
     model = model.to(device).eval()
     actions, rollout = model.config.actions, rollout or RolloutConfig()
@@ -114,7 +130,7 @@ def latent_agent(
             f"planner.action_block={planner.action_block}, but the model was trained with {actions.per_step} "
             f"environment actions per step; set planner.action_block={actions.per_step}"
         )
-    factory = LatentCostFactory(
+    return LatentCostFactory(
         model.encode if model.config.window == 1 else lambda windows: model.encode(windows)[:, -1],
         fast_rollout(model.dynamics, rollout, device, members=cost.disagreement > 0),
         cost,
@@ -124,9 +140,6 @@ def latent_agent(
         distance=value,
         action_scale=model.dynamics.action_std,
     )
-    common = (build_planner(planner), factory, *first_plans(model, init_std), mpc)
-    window = model.config.window
-    return WindowAgent(window, *common) if window > 1 else MPCAgent(*common)
 
 
 def check_no_proprioception(model: WorldModel) -> None:
@@ -171,8 +184,12 @@ def first_plans(model: WorldModel, init_std: str) -> tuple[Bounds, Tensor, Tenso
     return Bounds(low, high), mean, std
 
 
-def simulator_agent(env_id: str, planner: Any, cost: GoalCostConfig, mpc: MPCConfig) -> MPCAgent:
+def simulator_agent(
+    env_id: str, planner: Any, cost: GoalCostConfig, mpc: MPCConfig, distance: str = "way"
+) -> MPCAgent:
     """The MPC agent with the simulator as its model; observations and goals are states.
+
+    Its cost is the way that is left, or, with ``distance="straight"``, the Euclidean distance, which no wall lengthens.
 
     Raises:
         ValueError: The planner follows gradients, or the cost has terms that only a world model's latents have.
@@ -183,7 +200,9 @@ def simulator_agent(env_id: str, planner: Any, cost: GoalCostConfig, mpc: MPCCon
     if cost != (plain := GoalCostConfig(path=cost.path, final=cost.final, minimum=cost.minimum)):
         name = next(name for name, usual in vars(plain).items() if getattr(cost, name) != usual)
         raise ValueError(f"cost.{name} has no effect on agent=simulator, whose cost is the true distance")
-    simulator = SimulatorCost(env_id, path=cost.path, final=cost.final, minimum=cost.minimum)
+    simulator = SimulatorCost(
+        env_id, path=cost.path, final=cost.final, minimum=cost.minimum, distance=distance
+    )
 
     def make_cost(history: History) -> Cost:
         states, goals = history.observations[:, -1].numpy(), history.goals.numpy()

@@ -26,18 +26,26 @@ class HierarchyConfig:
         ValueError: a value is out of its range.
     """
 
-    every: int = 1  # model steps after which the slow level plans again
+    # Model steps after which the slow level plans again; 0: when a slow step has passed, so that what is left of its plan
+    # is a plan from there. Plans made more often forget the way that the last one found, and turn back.
+    every: int = 0
     subgoal: int = 1  # which slow step of its plan is the sub-goal: 1 is the first
     # Begin each slow search from the previous plan, moved on by the slow steps that have passed.
     warm_start: bool = True
     share: float = 0.5  # of a deadline: what the slow level may use of it when it plans
-    planner: CEMConfig = field(default_factory=lambda: CEMConfig(256, 5, 25, horizon=6))  # of macro-actions
-    cost: GoalCostConfig = field(default_factory=GoalCostConfig)  # of the slow level's imagined latents
+    # First slow plans spread this many standard deviations of the data's macro-actions. The way round a wall is a rare
+    # find: the search has to begin wide and to follow its few best candidates.
+    spread: float = 2.0
+    planner: CEMConfig = field(default_factory=lambda: CEMConfig(512, 5, 8, horizon=8))  # of macro-actions
+    # Of the latents that the slow level imagines: how near a plan comes, and how soon. Where it ends does not matter.
+    cost: GoalCostConfig = field(default_factory=lambda: GoalCostConfig(path=1.0, final=0.0, minimum=3.0))
 
     def __post_init__(self) -> None:
-        for name in ("every", "subgoal"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"HierarchyConfig.{name} is {getattr(self, name)}; use at least 1")
+        for name, least in (("every", 0), ("subgoal", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"HierarchyConfig.{name} is {getattr(self, name)}; use at least {least}")
+        if not 0 < self.spread < float("inf"):
+            raise ValueError(f"HierarchyConfig.spread is {self.spread}; use a finite value above 0")
         if not 0 < self.share < 1:
             raise ValueError(f"HierarchyConfig.share is {self.share}; use a share above 0 and below 1")
         if self.subgoal > self.planner.horizon:
@@ -108,7 +116,7 @@ class HierarchicalAgent:
         rollout: of the slow level, see `planners.costs.Rollout`.
         distance: between latents, of the slow level; says when its plan has arrived.
         steps: model steps in a slow step.
-        config: see `HierarchyConfig`. Its `planner` and `cost` are for those who build `slow`.
+        config: see `HierarchyConfig`. Its `planner`, `cost` and `spread` are for those who build `slow`.
         mpc: of the fast level; `deadline` is for a decision of both.
 
     Attributes:
@@ -176,7 +184,7 @@ class HierarchicalAgent:
         return self._fast.act(latents, active, began=began)
 
     def _is_due(self, episode: _Episode) -> bool:
-        return episode.decisions == 0 or episode.age >= self.config.every
+        return episode.decisions == 0 or episode.age >= (self.config.every or self.steps)
 
     def _propose(self, rows: list[int], latents: Tensor, began: float) -> None:
         """Plan slowly for these rows, and give the fast level its sub-goals."""

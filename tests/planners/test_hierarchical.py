@@ -18,12 +18,13 @@ from planners.mpc import MPCAgent, MPCConfig
 from planners.terms import DISTANCES
 
 BOUNDS = Bounds(-torch.ones(2), torch.ones(2))
-ZERO, HALF = torch.zeros(2), torch.full((2,), 0.5)
+ZERO, HALF, WIDE = torch.zeros(2), torch.full((2,), 0.5), torch.full((2,), 1.5)
 STEPS = 6
 FAST = CEMConfig(samples=32, iterations=3, elites=6, horizon=8)
-SLOW = CEMConfig(samples=128, iterations=4, elites=16, horizon=6)
-SETTINGS = HierarchyConfig(every=3, planner=SLOW)
+SLOW = CEMConfig(samples=512, iterations=5, elites=8, horizon=6)
+SETTINGS = HierarchyConfig(planner=SLOW)
 COST = GoalCostConfig(distance="l2")
+SLOW_COST = replace(SETTINGS.cost, distance="l2")
 
 # A world: a point that moves by a tenth of its action. A wall at x = 0 stops it, except above y = 0.6. The latent is
 # the position, so that the distance to a goal behind the wall says nothing of the way.
@@ -54,17 +55,17 @@ def encode(positions: Tensor) -> Tensor:
     return positions[:, None].float()
 
 
-def level(planner: Any, function: Rollout, bounds: Bounds = BOUNDS) -> Level:
+def level(planner: Any, function: Rollout, cost: GoalCostConfig = COST, std: Tensor = HALF) -> Level:
     built = CEM(planner) if isinstance(planner, CEMConfig) else planner
-    return Level(built, LatentCostFactory(encode, function, COST), bounds, ZERO, HALF)
+    return Level(built, LatentCostFactory(encode, function, cost), BOUNDS, ZERO, std)
 
 
 def two_levels(
     config: HierarchyConfig = SETTINGS, mpc: MPCConfig | None = None, fast: Any = FAST, slow: Any = None
 ) -> HierarchicalAgent:
     return HierarchicalAgent(
-        level(fast, rollout), level(slow or config.planner, slow_rollout), slow_rollout, DISTANCES["l2"], STEPS,
-        config, mpc,
+        level(fast, rollout), level(slow or config.planner, slow_rollout, SLOW_COST, WIDE), slow_rollout,
+        DISTANCES["l2"], STEPS, config, mpc,
     )  # fmt: skip
 
 
@@ -88,8 +89,8 @@ def nearest(agent: MPCAgent | HierarchicalAgent, envs: int, steps: int) -> Tenso
 
 
 def test_two_levels_find_the_door_and_one_does_not() -> None:
-    assert nearest(one_level(), 5, 45).min() > 0.3
-    assert nearest(two_levels(), 5, 45).max() < 0.1
+    assert nearest(one_level(), 5, 90).min() > 0.3
+    assert nearest(two_levels(), 5, 90).max() < 0.1
 
 
 def test_near_the_goal_it_is_the_goal_that_counts() -> None:
@@ -222,7 +223,7 @@ def test_a_slow_search_starts_from_what_is_left_of_the_last(warm: bool) -> None:
         return
     assert slow.calls[0]["start"].tolist() == torch.zeros(1, 4, 1, 2).tolist()
     assert slow.calls[1]["start"][0, :, 0, 0].tolist() == pytest.approx([0.1, 0.2, 0.3, 0.4])
-    agent = two_levels(replace(config, every=STEPS), slow=slow)
+    agent = two_levels(replace(config, every=0), slow=slow)
     agent.reset(starts(1), [0])
     for _ in range(STEPS + 1):
         agent.act(starts(1))
@@ -231,7 +232,7 @@ def test_a_slow_search_starts_from_what_is_left_of_the_last(warm: bool) -> None:
 
 def test_a_deadline_is_shared_by_both_levels() -> None:
     slow, fast = Recorder(), Recorder()
-    config = HierarchyConfig(share=0.25, planner=CEMConfig(horizon=4))
+    config = HierarchyConfig(every=1, share=0.25, planner=CEMConfig(horizon=4))
     agent = two_levels(config, MPCConfig(deadline=1000.0), fast, slow)
     agent.reset(starts(1), [0])
     agent.act(starts(1))
@@ -251,9 +252,10 @@ def test_without_a_finite_cost_the_goal_itself_is_the_sub_goal() -> None:
 @pytest.mark.parametrize(
     "settings, said",
     [
-        ({"every": 0}, "every is 0"),
+        ({"every": -1}, "every is -1"),
+        ({"spread": 0.0}, "spread is 0.0"),
         ({"subgoal": 0}, "subgoal is 0"),
-        ({"subgoal": 7}, "subgoal is 7, but slow plans have 6"),
+        ({"subgoal": 9}, "subgoal is 9, but slow plans have 8"),
         ({"share": 1.0}, "share is 1.0"),
         ({"planner": CEMConfig(action_block=2)}, "action_block must be 1"),
     ],
