@@ -105,6 +105,8 @@ def wanted(agent: str, config: Config) -> bool:
         return False  # has none
     if agent == "scripted" and not getattr(make_world(load_suite(config.suite).env_id), "has_script", True):
         return False
+    if agent == "hierarchical":
+        return bool(config.model) and (Path(config.model) / "slow").is_dir()
     return bool(config.model) or not plan.AGENTS[agent]
 
 

@@ -63,6 +63,11 @@ def hierarchical_agent(
         ValueError: Plans of the fast level end before the sub-goal, or something does not fit the model; see
             ``experiments.agents.latent_agent``.
     """
+    if model.config.window > 1:
+        raise ValueError(
+            f"the model sees {model.config.window} frames at each step, and agent=hierarchical gives it one; train "
+            "with encoder_window=1 dynamics.context=2"
+        )
     away = slow.encoder.config.steps * config.subgoal
     if planner.horizon < away:
         raise ValueError(

@@ -27,9 +27,12 @@ from experiments.agents import (
     simulator_latent_policy,
 )
 from experiments.common import open_run, prepare
+from experiments.levels import hierarchical_agent, slow_of
+from experiments.plan_agents import AGENTS, SEARCHES, check_agent
 from experiments.plan_files import FinishedTasks, summarise, versions
 from experiments.plan_search import SearchPictures, viewer
 from planners.costs import GoalCostConfig
+from planners.hierarchical import HierarchyConfig
 from planners.mpc import MPCConfig
 from planners.registry import PLANNERS
 from worldmodel.atomic import write_json
@@ -39,19 +42,6 @@ from worldmodel.models.parts import load_value
 from worldmodel.models.world_model import WorldModel
 from worldmodel.training.run import Run
 
-#: Agents, and whether they need a world model.
-AGENTS = {
-    "world_model": True,
-    "simulator_latent": True,
-    "simulator": False,
-    "scripted": False,
-    "replay": False,
-    "random": False,
-    "noop": False,
-}
-#: Those that search with a planner, and the points along each side of their cost landscapes: the simulator's latents
-#: cost a drawn and encoded picture for each step.
-SEARCHES = {"world_model": 25, "simulator": 25, "simulator_latent": 9}
 _ENV, _TASKS = "worldmodel/TwoRoom-v0", 100
 #: Processes that a launcher started work side by side with `shard=auto`.
 SHARDED = True
@@ -63,11 +53,11 @@ SCHEMAS = {f"planner/{kind}": found[0] for kind, found in PLANNERS.items()}
 class Config:
     """Settings of an evaluation."""
 
-    #: world_model, or a control: simulator_latent (the true simulator, judged by the model's latents), simulator (the
-    #: true simulator and distance), scripted (the world's hand-written policy), replay (the recorded solutions),
-    #: random or noop.
+    #: world_model, hierarchical (whose slow level proposes sub-goals), or a control: simulator_latent (the true
+    #: simulator, judged by the model's latents), simulator (the true simulator and distance), scripted (the world's
+    #: hand-written policy), replay (the recorded solutions), random or noop.
     agent: str = "world_model"
-    #: world_model, simulator_latent: model directory that worldmodel train made.
+    #: world_model, hierarchical, simulator_latent: model directory that worldmodel train made.
     model: str = ""
     #: Task suite: the name of one that comes with the toolkit, or its file; empty: made for `env` from `tasks_seed`.
     suite: str = ""
@@ -91,7 +81,11 @@ class Config:
     planner: Any = MISSING
     cost: GoalCostConfig = field(default_factory=GoalCostConfig)
     mpc: MPCConfig = field(default_factory=MPCConfig)
-    #: Distance to the goal is what the model's value head says, which worldmodel train_value trained.
+    #: hierarchical: the slow level's search and cost, and how often it plans; other settings are the fast level's.
+    slow: HierarchyConfig = field(default_factory=HierarchyConfig)
+    #: simulator: what its cost measures. way: what is left to go; straight: the Euclidean distance, blind to walls.
+    simulator_distance: str = "way"
+    #: Distance to the goal (hierarchical: the slow level's) is what the value head says that train_value trained.
     value: bool = False
     #: Spread of a world model's first candidate plans: that of the data's actions, or of the action bounds.
     init_std: str = "data"
@@ -112,35 +106,12 @@ class Config:
     def __post_init__(self) -> None:
         if self.agent not in AGENTS:
             raise ValueError(f"agent={self.agent!r} is unknown; choose one of {', '.join(AGENTS)}")
-        if AGENTS[self.agent] != bool(self.model):
-            raise ValueError(
-                f"agent={self.agent} needs model=MODEL_DIRECTORY, which worldmodel train makes"
-                if AGENTS[self.agent]
-                else f"agent={self.agent} uses no world model: leave model out"
-            )
-        if self.value and self.agent != "world_model":
-            raise ValueError(f"value=true has no effect on agent={self.agent}; leave it out")
+        check_agent(self)
         if self.init_std not in INIT_STDS:
             raise ValueError(f"init_std={self.init_std!r} is unknown; choose {' or '.join(INIT_STDS)}")
         if self.after_success not in AFTER_SUCCESS:
             raise ValueError(
                 f"after_success={self.after_success!r} is unknown; choose {' or '.join(AFTER_SUCCESS)}"
-            )
-        if self.pictures < 0:
-            raise ValueError(f"pictures={self.pictures} must not be negative")
-        if self.pictures and self.agent not in SEARCHES:
-            raise ValueError(
-                f"pictures={self.pictures} shows searches, and agent={self.agent} has none; leave it out"
-            )
-        if self.pictures and self.shard:
-            raise ValueError(f"pictures={self.pictures} is not for shards; leave shard or pictures out")
-        if self.pictures_data and (not self.pictures or self.agent != "world_model"):
-            raise ValueError(
-                "pictures_data has an effect on agent=world_model with pictures=N only; leave it out"
-            )
-        if self.rollout != RolloutConfig() and self.agent != "world_model":
-            raise ValueError(
-                f"rollout.* has no effect on agent={self.agent}, which imagines nothing; leave it out"
             )
         if self.tasks < 0 or self.num_envs < 1:
             raise ValueError("tasks must not be negative, and num_envs at least 1")
@@ -155,6 +126,8 @@ def run(config: Config) -> dict[str, Any]:
     policy_on = load_policy(config, suite)  # says what is wrong before there is a directory
     part = f"shards/{shard_name(shard)}" if shard else ""
     inputs = {"model": model, "suite": suite.hash}
+    if config.agent == "hierarchical":
+        inputs["slow"] = directory_hash(Path(config.model) / "slow")
     if config.value:
         inputs["value"] = directory_hash(Path(config.model) / "value")
     job = open_run("plan", config, inputs, part)
@@ -237,7 +210,7 @@ def load_policy(config: Config, suite: TaskSuite) -> Callable[[str], Policy]:
     """
     search, env = (config.planner, config.cost, config.mpc), suite.env_id
     if config.agent == "simulator":
-        simulator = SimulatorPolicy(simulator_agent(env, *search))
+        simulator = SimulatorPolicy(simulator_agent(env, *search, config.simulator_distance))
         return lambda device: simulator
     if not AGENTS[config.agent]:
         policy = Replay(suite) if config.agent == "replay" else _CONTROLS[config.agent](env)
@@ -251,7 +224,12 @@ def load_policy(config: Config, suite: TaskSuite) -> Callable[[str], Policy]:
 
     value = load_value(Path(config.model) / "value", config.model) if config.value else None
 
+    slow = slow_of(config.model) if config.agent == "hierarchical" else None
+
     def make(device: str) -> Policy:
+        if slow is not None:
+            levels = (model, slow, *search, config.slow)
+            return LatentPolicy(hierarchical_agent(*levels, device, config.init_std, value))
         if config.agent == "simulator_latent":
             return simulator_latent_policy(env, model, *search, device, config.init_std)
         return LatentPolicy(latent_agent(model, *search, device, config.init_std, value, config.rollout))

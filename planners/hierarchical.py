@@ -26,7 +26,7 @@ class HierarchyConfig:
         ValueError: a value is out of its range.
     """
 
-    # Model steps after which the slow level plans again; 0: when a slow step has passed, so that what is left of its plan
+    # Model steps after which the slow level plans again; 0: when a slow step has passed, so that the rest of its plan
     # is a plan from there. Plans made more often forget the way that the last one found, and turn back.
     every: int = 0
     subgoal: int = 1  # which slow step of its plan is the sub-goal: 1 is the first
