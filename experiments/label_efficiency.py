@@ -58,7 +58,7 @@ class Config:
     #: Training steps of V-JEPA.
     pretrain_steps: int = 600
     #: Training steps of head and dynamics on a frozen encoder.
-    frozen_steps: int = 600
+    frozen_steps: int = 1200
     #: Training steps where the encoder is trained with them.
     pixel_steps: int = 400
     #: Peak learning rate of vjepa_tuned.
@@ -76,8 +76,8 @@ class Config:
     )
     #: Of worldmodel train.
     train: list[str] = field(default_factory=lambda: ["method=lewm_cpu", "window=5", "loop.batch_size=32"])
-    #: Of worldmodel plan.
-    plan: list[str] = field(default_factory=list)
+    #: Of worldmodel plan: two actions of each plan, which takes half as long.
+    plan: list[str] = field(default_factory=lambda: ["mpc.execute=2"])
 
     def __post_init__(self) -> None:
         if unknown := [name for name in self.methods if name not in METHODS]:

@@ -104,11 +104,11 @@ def test_every_command_composes_and_rows_differ_in_what_they_should() -> None:
         ("TwoRoom-Noise-v0", "seed_0", "pretrain", "model"),
     )
     assert found == {
-        "vjepa": ("frozen", here, 600, 1e-3),
+        "vjepa": ("frozen", here, 1200, 1e-3),
         "vjepa_tuned": ("end_to_end", here, 400, 3e-4),
-        "untrained": ("untrained", (), 600, 1e-3),
+        "untrained": ("untrained", (), 1200, 1e-3),
         "end_to_end": ("end_to_end", (), 400, 1e-3),
-        "transfer": ("frozen", there, 600, 1e-3),
+        "transfer": ("frozen", there, 1200, 1e-3),
     }
     recipe = compose(stages(config, clean[0])[1])
     assert (recipe.objective.target_norm, recipe.objective.loss) == ("centred", "l2")
