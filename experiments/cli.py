@@ -40,6 +40,7 @@ JOBS: Mapping[str, str] = {
     "example": "experiments.example",
     "reacher": "experiments.reacher",
     "reproduce": "experiments.reproduce",
+    "hierarchy": "experiments.hierarchy",
     "label_efficiency": "experiments.label_efficiency",
     "train": "experiments.train",
     "train_value": "experiments.train_value",

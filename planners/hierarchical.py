@@ -12,10 +12,11 @@ from planners.base import Bounds, Cost, History, Plan, Planner
 from planners.cem import CEMConfig
 from planners.costs import GoalCostConfig, Rollout
 from planners.mpc import Decision, MPCAgent, MPCConfig, shift
-from planners.search import derive_seed
+from planners.search import derive_seed, make_generators
 from planners.terms import Distance
 
-_SLOW = 1  # keys the seeds of the slow level apart from those of the fast one
+_SLOW, _LENGTH = 1, 2  # key the seeds of the slow level apart from those of the fast one
+_RANDOM = 32  # macro-actions that tell how long a slow step is
 
 
 @dataclass
@@ -32,6 +33,9 @@ class HierarchyConfig:
     subgoal: int = 1  # which slow step of its plan is the sub-goal: 1 is the first
     # Begin each slow search from the previous plan, moved on by the slow steps that have passed.
     warm_start: bool = True
+    # The goal itself is the sub-goal where the first slow step leads as near to it as the whole plan, give or take this
+    # share of a slow step's length: slow plans are coarse, and near the goal only the fast level can be exact.
+    tolerance: float = 0.25
     share: float = 0.5  # of a deadline: what the slow level may use of it when it plans
     # First slow plans spread this many standard deviations of the data's macro-actions. The way round a wall is a rare
     # find: the search has to begin wide and to follow its few best candidates.
@@ -44,8 +48,11 @@ class HierarchyConfig:
         for name, least in (("every", 0), ("subgoal", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"HierarchyConfig.{name} is {getattr(self, name)}; use at least {least}")
-        if not 0 < self.spread < float("inf"):
-            raise ValueError(f"HierarchyConfig.spread is {self.spread}; use a finite value above 0")
+        for name, ok in (("spread", self.spread > 0), ("tolerance", self.tolerance >= 0)):
+            if not ok or getattr(self, name) == float("inf"):
+                raise ValueError(
+                    f"HierarchyConfig.{name} is {getattr(self, name)}; use a finite value above 0"
+                )
         if not 0 < self.share < 1:
             raise ValueError(f"HierarchyConfig.share is {self.share}; use a share above 0 and below 1")
         if self.subgoal > self.planner.horizon:
@@ -99,8 +106,8 @@ class HierarchicalAgent:
     """Acts like an `MPCAgent` whose goal is always near: a latent that a slower model imagines on the way.
 
     A slow level searches sequences of macro-actions, each of which stands for several model steps, so that few of them
-    reach far. The latent that it imagines after the first is the goal of the fast level, which finds actions. Once the
-    slow plan comes nearest to the goal with that first step, or with none, the goal itself takes its place.
+    reach far. The latent that it imagines after the first is the goal of the fast level, which finds actions. Once that
+    is about as near as the slow plan ever comes, the goal itself takes its place.
 
     What holds for `MPCAgent` holds here: what happens in one environment depends on its own observations, goal and
     seed only, bit for bit on a CPU; no action leaves the bounds; rows plan when it is their turn; a deadline holds for
@@ -208,8 +215,12 @@ class HierarchicalAgent:
                 self._rollout(now[None, None].clone(), no_past[:1], actions[None, None].to(now.device))[0, 0]
                 for now, actions in zip(seen, plan.actions, strict=True)
             ])  # fmt: skip
+            lengths = [
+                self._length(now, derive_seed(e.seed, e.decisions, _LENGTH))
+                for now, e in zip(seen, episodes, strict=True)
+            ]
             subgoals = torch.stack([
-                self._subgoal(*one) for one in zip(seen, imagined, goals, plan.cost.tolist(), strict=True)
+                self._subgoal(*one) for one in zip(seen, imagined, goals, plan.cost.tolist(), lengths, strict=True)
             ])  # fmt: skip
         for episode, actions in zip(episodes, plan.actions, strict=True):
             episode.plan, episode.age, episode.decisions = actions, 0, episode.decisions + 1
@@ -225,13 +236,23 @@ class HierarchicalAgent:
                 stacklevel=3,
             )
 
-    def _subgoal(self, now: Tensor, imagined: Tensor, goal: Tensor, cost: float) -> Tensor:
-        """Where to go next from `now (N, D)`, if the plan's latents are `imagined (L, N, D)`."""
+    def _subgoal(self, now: Tensor, imagined: Tensor, goal: Tensor, cost: float, length: float) -> Tensor:
+        """Where to go from `now (N, D)` if the plan's latents are `imagined (L, N, D)`; `length` is a slow step's."""
         if cost == float("inf"):
             return goal
-        way = torch.cat([now[None], imagined.to(now.dtype)]).clone()
-        nearest = int(self._distance(way, goal[None]).argmin())
-        return goal if nearest <= self.config.subgoal else imagined[self.config.subgoal - 1]
+        left = self._distance(torch.cat([now[None], imagined.to(now.dtype)]).clone(), goal[None])
+        near = self.config.subgoal
+        arrived = float(left[: near + 1].min()) <= float(left.min()) + self.config.tolerance * length
+        return goal if arrived else imagined[near - 1]
+
+    def _length(self, now: Tensor, seed: int) -> float:
+        """How far a slow step leads from `now (N, D)`: the median over some random macro-actions."""
+        slow = self._slow
+        mean, std = (torch.as_tensor(value, dtype=torch.float32) for value in (slow.init_mean, slow.init_std))
+        noise = torch.randn(_RANDOM, len(mean), generator=make_generators([seed])[0])
+        plans = slow.bounds.clip(mean + std * noise.to(mean.device))[None, :, None, None].to(now.device)
+        ends = self._rollout(now[None, None].clone(), plans.new_zeros(1, 0, 1, len(mean)), plans)[0, :, 0]
+        return float(self._distance(ends.to(now.dtype), now[None]).median())
 
     def _start(self, episode: _Episode) -> Tensor:
         """What a slow search begins with: `(L, 1, m)`."""

@@ -254,6 +254,7 @@ def test_without_a_finite_cost_the_goal_itself_is_the_sub_goal() -> None:
     [
         ({"every": -1}, "every is -1"),
         ({"spread": 0.0}, "spread is 0.0"),
+        ({"tolerance": float("inf")}, "tolerance is inf"),
         ({"subgoal": 0}, "subgoal is 0"),
         ({"subgoal": 9}, "subgoal is 9, but slow plans have 8"),
         ({"share": 1.0}, "share is 1.0"),
