@@ -57,7 +57,7 @@ LOOKS: Mapping[str, Look] = MappingProxyType(
         "colours": Look(colours=True),
         "discs": Look(drifting=8),
         "jumping": Look(jumping=8),
-        "noise": Look(blotches=28.0, grain=20.0, contrast=0.7),
+        "noise": Look(blotches=12.0, grain=10.0, contrast=0.85),
         "flicker": Look(flicker=0.6),
         "hard": Look(jumping=6, blotches=20.0, grain=15.0, flicker=0.3, contrast=0.8),
     }
