@@ -71,15 +71,35 @@ class Bounds:
 
 @dataclass(frozen=True, eq=False)
 class Iteration:
-    """What one iteration of a search did. Tensors are `(E,)`."""
+    """What one iteration of a search did. Its tensors stay where they are until somebody asks: `(E,)` on the CPU."""
 
-    best: Tensor  # lowest cost among this iteration's candidates; inf if none was finite
-    # Mean cost of the candidates that it learned from (CEM: the elites; iCEM: also those it remembered); inf if none
-    # was finite.
-    mean: Tensor
-    std: Tensor  # spread of the next iteration's candidates: mean over the plan, environment units
-    nonfinite: Tensor  # int64, candidates whose cost was NaN or infinite
+    costs: Tensor  # (E, S), of this iteration's candidates; inf where NaN or infinite
+    mean_cost: Tensor  # (E,), see `mean`
+    spread: Tensor  # (E, L, K, A), standard deviation of the next iteration's candidates, environment units
     seconds: float
+
+    @property
+    def best(self) -> Tensor:
+        """Lowest cost among this iteration's candidates; inf if none was finite."""
+        return self.costs.amin(dim=1).cpu()
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean cost of the candidates that it learned from; inf if none was finite.
+
+        CEM: the elites; iCEM: also those it remembered.
+        """
+        return self.mean_cost.cpu()
+
+    @property
+    def std(self) -> Tensor:
+        """Mean of `spread` over the plan."""
+        return self.spread.flatten(1).mean(dim=1).cpu()
+
+    @property
+    def nonfinite(self) -> Tensor:
+        """How many candidates' cost was NaN or infinite, int64."""
+        return self.costs.isinf().sum(dim=1).cpu()
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from planners.noise import apply_filter, persistence
 from planners.search import Search, SearchPlanner, Strategy
 
 
@@ -59,11 +60,37 @@ class CEM(SearchPlanner):
         return _CEM(self.config, search)
 
 
-class _CEM:
-    def __init__(self, config: CEMConfig, search: Search) -> None:
-        self.config, self.search = config, search
+class EliteStrategy:
+    """A normal distribution over plans that is refitted to the elites: what CEM and its variants share."""
+
+    def __init__(self, search: Search, elites: int, min_std: float, momentum: float) -> None:
+        self.search, self.count, self.momentum = search, elites, momentum
         self.mean, self.std = search.mean, search.std
-        self.floor = config.min_std * search.std
+        self.floor = min_std * search.std
+
+    def learn(self, plans: Tensor, costs: Tensor) -> Tensor:
+        """Refits the distribution to elites `(E, P, L, K, A)` of `lowest`; returns their mean cost `(E,)`."""
+        mean, std, elite_cost = fit(plans, costs)
+        if self.momentum:
+            mean, std = mean.lerp(self.mean, self.momentum), std.lerp(self.std, self.momentum)
+        mean, std = self.search.clip(mean), torch.maximum(std, self.floor)
+        if math.inf in elite_cost.tolist():  # nothing finite: stay, and draw again
+            learned = elite_cost.isfinite()[:, None, None, None]
+            mean, std = torch.where(learned, mean, self.mean), torch.where(learned, std, self.std)
+        self.mean, self.std = mean, std
+        return elite_cost
+
+    def last(self) -> Tensor:
+        return self.mean[:, None]
+
+    def elites(self) -> Tensor | None:
+        return None
+
+
+class _CEM(EliteStrategy):
+    def __init__(self, config: CEMConfig, search: Search) -> None:
+        super().__init__(search, config.elites, config.min_std, config.momentum)
+        self.config = config
 
     def ask(self, iteration: int) -> Tensor:
         noise = self.search.noise(self.config.samples)
@@ -72,77 +99,57 @@ class _CEM:
         return self.search.candidates(self.mean, self.std, noise, iteration)
 
     def tell(self, plans: Tensor, costs: Tensor) -> Tensor:
-        c = self.config
-        mean, std, elite_cost = refit(plans, costs, c.elites)
-        learned = elite_cost.isfinite()[:, None, None, None]  # nothing finite: stay, and draw again
-        mean = self.search.bounds.clip(c.momentum * self.mean + (1 - c.momentum) * mean)
-        std = torch.maximum(c.momentum * self.std + (1 - c.momentum) * std, self.floor)
-        self.mean, self.std = torch.where(learned, mean, self.mean), torch.where(learned, std, self.std)
-        return elite_cost
-
-    def last(self) -> Tensor:
-        return self.mean[:, None]
-
-    def elites(self) -> None:
-        return None
+        return self.learn(*lowest(plans, costs, self.count, self.search.rows))
 
 
-def refit(plans: Tensor, costs: Tensor, elites: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, population standard deviation (divided by n) and mean cost of the elites.
+def lowest(plans: Tensor, costs: Tensor, count: int, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The candidates of lowest cost and their costs, best first.
 
     Args:
         plans: `(E, S, ...)`.
-        costs: `(E, S)`, inf for candidates that must not count. Ties go to the earlier candidate.
-        elites: how many of the lowest costs to use; fewer are used where fewer are finite.
+        costs: `(E, S)`. Ties go to the earlier candidate.
+        count: P, how many.
+        rows: `(E, 1)`, see `Search.rows`.
+
+    Returns:
+        plans `(E, P, ...)` and costs `(E, P)`.
+    """
+    ranked, order = costs.sort(dim=1, stable=True)
+    return plans[rows, order[:, :count]], ranked[:, :count]
+
+
+def fit(plans: Tensor, costs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, population standard deviation (divided by n) and mean cost of elites.
+
+    Args:
+        plans: `(E, P, ...)`, best first.
+        costs: `(E, P)`, inf for elites that must not count.
 
     Returns:
         mean `(E, ...)`, std `(E, ...)`, mean cost `(E,)`. Without any finite cost: zeros, zeros, inf.
     """
-    order = costs.argsort(dim=1, stable=True)[:, :elites]
-    chosen_cost = costs.gather(1, order)
-    finite = chosen_cost.isfinite()
-    count = finite.sum(dim=1)
-    n = count.clamp(min=1)
-    elite_cost = torch.where(finite, chosen_cost, 0).sum(dim=1) / n
-    chosen = plans[torch.arange(len(plans), device=plans.device)[:, None], order]
-    mean, std = moments(chosen, finite.to(plans.dtype), n)
-    return mean, std, torch.where(count > 0, elite_cost, torch.inf)
-
-
-def moments(plans: Tensor, weights: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
-    """Weighted mean and standard deviation `(E, ...)` of plans `(E, S, ...)`.
-
-    Args:
-        plans: `(E, S, ...)`.
-        weights: `(E, S)`.
-        total: `(E,)`, what the weights are divided by; above 0.
-    """
-    # Summed over the last, contiguous dimension, where the order of additions, and so the rounding, has no
-    # reason to change with the number of environments.
-    values = plans.movedim(1, -1).contiguous()
-    weights = weights.view(len(plans), *[1] * (plans.ndim - 2), -1)
-    total = total.view(-1, *[1] * (plans.ndim - 2))
-    mean = (values * weights).sum(dim=-1) / total
-    std = (((values - mean[..., None]).square() * weights).sum(dim=-1) / total).sqrt()
-    return mean, std
+    std, mean = torch.std_mean(plans, dim=1, correction=0)
+    elite_cost = costs.mean(dim=1)
+    for row, cost in enumerate(elite_cost.tolist()):
+        if cost == math.inf:
+            finite = int(costs[row].isfinite().sum())
+            std[row], mean[row] = 0, 0
+            if finite:
+                std[row], mean[row] = torch.std_mean(plans[row, :finite], dim=0, correction=0)
+                elite_cost[row] = costs[row, :finite].mean()
+    return mean, std, elite_cost
 
 
 def correlate(noise: Tensor, share: float) -> Tensor:
-    """Correlates the last `share` of the candidates in white noise `(E, S, L, K, A)` over time.
+    """Correlates the last `share` of the candidates in white noise `(E, S, L, K, A)` over time, in place.
 
     Every other one of them holds its first value throughout the L * K actions; the rest follow a first-order
     autoregressive process whose memory is half the plan. The variance stays 1 at every step.
     """
-    samples, steps = noise.shape[1], noise.shape[2] * noise.shape[3]
-    count = round(share * samples)
-    if count == 0:
-        return noise
-    rho = torch.full((count, 1), math.exp(-2 / steps), device=noise.device)
-    rho[::2] = 1.0
-    fresh = (1 - rho.square()).sqrt()
-    white = noise[:, samples - count :].flatten(2, 3)  # (E, count, L * K, A)
-    path = [white[:, :, 0]]
-    for step in range(1, steps):
-        path.append(rho * path[-1] + fresh * white[:, :, step])
-    smooth = torch.stack(path, dim=2).reshape(len(noise), count, *noise.shape[2:])
-    return torch.cat([noise[:, : samples - count], smooth], dim=1)
+    samples = noise.shape[1]
+    first = samples - round(share * samples)
+    if first < samples:
+        held, smooth = noise[:, first::2], noise[:, first + 1 :: 2]
+        held.copy_(held[:, :, :1, :1].clone().expand_as(held))
+        smooth.copy_(apply_filter(persistence(noise.shape[2] * noise.shape[3]), smooth))
+    return noise

@@ -75,7 +75,7 @@ class _CMAES:
     def ask(self, iteration: int) -> Tensor:
         self.drawn = np.array([optimizer.ask() for optimizer in self.optimizers])
         noise = torch.from_numpy(self.drawn).float().unflatten(2, self.search.mean.shape[1:])
-        plans = self.search.bounds.clip(
+        plans = self.search.clip(
             self.search.mean[:, None] + self.search.std[:, None] * noise.to(self.std.device)
         )
         if iteration == 0:
@@ -102,7 +102,7 @@ class _CMAES:
     def last(self) -> Tensor:
         centres = torch.from_numpy(np.array([optimizer.mean for optimizer in self.optimizers]))
         centre = self.search.mean + self.search.std * centres.to(self.std).view_as(self.std)
-        return self.search.bounds.clip(centre)[:, None]
+        return self.search.clip(centre)[:, None]
 
     def elites(self) -> None:
         return None

@@ -78,7 +78,7 @@ class _Gradient:
     def _draw(self) -> Tensor:
         noise = self.search.noise(self.config.samples, self.colour)
         spread = self.config.spread * self.search.std
-        return self.search.bounds.clip(self.search.mean[:, None] + spread[:, None] * noise)
+        return self.search.clip(self.search.mean[:, None] + spread[:, None] * noise)
 
     def ask(self, iteration: int) -> Tensor:
         return self.plans.requires_grad_()
@@ -98,7 +98,7 @@ class _Gradient:
         # The chain rule for actions in units of std; dimensions without spread stay as they are.
         step = self.descent.step(torch.where(failed, 0, gradient * self.search.std[:, None]))
         self.descent.forget(failed)
-        moved = self.search.bounds.clip((self.scaled - step) * self.unit)
+        moved = self.search.clip((self.scaled - step) * self.unit)
         self.plans = torch.where(failed, self._draw(), moved)  # drawn for all, or neighbours would matter
         self.scaled = self.plans / self.unit
         self.std = self.plans.std(dim=1, correction=0)

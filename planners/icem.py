@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from planners.cem import refit
+from planners.cem import EliteStrategy, lowest
 from planners.noise import colour
 from planners.search import Search, SearchPlanner, Strategy, check_counts, check_range
 
@@ -64,11 +64,10 @@ class ICEM(SearchPlanner):
         return _ICEM(self.config, self.memory, search)
 
 
-class _ICEM:
+class _ICEM(EliteStrategy):
     def __init__(self, config: ICEMConfig, memory: int, search: Search) -> None:
-        self.config, self.memory, self.search = config, memory, search
-        self.mean, self.std = search.mean, search.std
-        self.floor = config.min_std * search.std
+        super().__init__(search, config.elites, config.min_std, config.momentum)
+        self.config, self.memory = config, memory
         self.colour = colour(config.horizon * config.action_block, config.colour) if config.colour else None
         self.kept: tuple[Tensor, Tensor] | None = None  # plans (E, P, L, K, A) and their costs (E, P)
 
@@ -78,22 +77,12 @@ class _ICEM:
         return self.search.candidates(self.mean, self.std, self.search.noise(samples, self.colour), iteration)
 
     def tell(self, plans: Tensor, costs: Tensor) -> Tensor:
-        c = self.config
         if self.kept is not None:
             plans, costs = torch.cat([plans, self.kept[0]], dim=1), torch.cat([costs, self.kept[1]], dim=1)
-        mean, std, elite_cost = refit(plans, costs, c.elites)
-        learned = elite_cost.isfinite()[:, None, None, None]  # nothing finite: stay, and draw again
-        mean = self.search.bounds.clip(c.momentum * self.mean + (1 - c.momentum) * mean)
-        std = torch.maximum(c.momentum * self.std + (1 - c.momentum) * std, self.floor)
-        self.mean, self.std = torch.where(learned, mean, self.mean), torch.where(learned, std, self.std)
+        plans, costs = lowest(plans, costs, self.count, self.search.rows)
         if self.memory:
-            order = costs.argsort(dim=1, stable=True)[:, : self.memory]
-            rows = torch.arange(len(plans), device=plans.device)[:, None]
-            self.kept = plans[rows, order], costs.gather(1, order)
-        return elite_cost
-
-    def last(self) -> Tensor:
-        return self.mean[:, None]
+            self.kept = plans[:, : self.memory], costs[:, : self.memory]
+        return self.learn(plans, costs)
 
     def elites(self) -> Tensor | None:
         return None if self.kept is None else self.kept[0]

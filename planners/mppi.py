@@ -1,11 +1,11 @@
 """Model-predictive path integral control: all candidates count, the better ones exponentially more."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from planners.cem import moments
 from planners.noise import colour
 from planners.search import Search, SearchPlanner, Strategy, check_counts, check_range
 
@@ -66,13 +66,13 @@ class _MPPI:
 
     def tell(self, plans: Tensor, costs: Tensor) -> Tensor:
         weights = path_weights(costs, self.config.temperature)
-        total = weights.sum(dim=1)
-        learned = (total > 0)[:, None, None, None]  # nothing finite: stay, and draw again
-        mean, std = moments(plans, weights, total.clamp(min=1))  # the best one weighs 1
-        self.mean = torch.where(learned, self.search.bounds.clip(mean), self.mean)
-        self.std = torch.where(learned, torch.maximum(std, self.floor), self.std)
-        mean_cost = (weights * torch.where(costs.isfinite(), costs, 0)).sum(dim=1) / total
-        return torch.where(total > 0, mean_cost.maximum(costs.amin(dim=1)), torch.inf)
+        mean, std, mean_cost = moments(plans, weights, costs)
+        mean, std = self.search.clip(mean), torch.maximum(std, self.floor)
+        if math.inf in mean_cost.tolist():  # nothing finite: stay, and draw again
+            learned = mean_cost.isfinite()[:, None, None, None]
+            mean, std = torch.where(learned, mean, self.mean), torch.where(learned, std, self.std)
+        self.mean, self.std = mean, std
+        return mean_cost
 
     def last(self) -> Tensor:
         return self.mean[:, None]
@@ -86,11 +86,33 @@ def path_weights(costs: Tensor, temperature: float) -> Tensor:
 
     The unit of the temperature is the gap between the best and the median of the finite costs.
     """
-    finite = costs.isfinite()
-    best = costs.amin(dim=1, keepdim=True)
-    above = torch.where(finite, costs - best, 0)
-    middle = (finite.sum(dim=1, keepdim=True) - 1).clamp(min=0) // 2
-    gap = torch.where(finite, above, torch.inf).sort(dim=1).values.gather(1, middle)
+    above = costs - costs.amin(dim=1, keepdim=True)  # NaN if none is finite
+    middle = (costs.isfinite().sum(dim=1, keepdim=True) - 1).clamp(min=0) // 2
+    gap = above.sort(dim=1).values.gather(1, middle)
     # A gap of 0: half of the candidates are the best, and they share the weight.
-    scaled = torch.where(above > 0, above / (temperature * gap), 0)
-    return torch.where(finite, (-scaled).exp(), 0)
+    scaled = above / (-temperature * gap).clamp(max=-torch.finfo(gap.dtype).tiny)
+    return scaled.exp().nan_to_num(nan=0.0)
+
+
+def moments(plans: Tensor, weights: Tensor, costs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Weighted mean `(E, ...)`, standard deviation `(E, ...)` and mean cost `(E,)` of plans `(E, S, ...)`.
+
+    Args:
+        plans: `(E, S, ...)`.
+        weights: `(E, S)`, 1 for the best; 0 where the cost is infinite.
+        costs: `(E, S)`.
+
+    Returns:
+        Without any finite cost: zeros, zeros, inf.
+    """
+    total = weights.sum(dim=1, keepdim=True)
+    share = weights / total.clamp(min=1)
+    # Summed over the last, contiguous dimension, where the order of additions, and so the rounding, has no reason to
+    # change with the number of environments.
+    values = plans.flatten(2).mT.contiguous()
+    mean = (values * share[:, None]).sum(dim=-1)
+    std = ((values - mean[..., None]).square_() * share[:, None]).sum(dim=-1).sqrt()
+    shape, best = (len(plans), *plans.shape[2:]), costs.amin(dim=1)
+    # From the best on: 0 * inf is no number, and a mean of equal costs may round to less than each of them.
+    above = ((costs - best[:, None]).nan_to_num(0.0, 0.0) * share).sum(dim=1)
+    return mean.view(shape), std.view(shape), best + above

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from planners.base import Bounds, Cost, Iteration, Plan
+from planners.noise import apply_filter
 
 
 def derive_seed(seed: int, *key: int) -> int:
@@ -35,6 +36,7 @@ class Search:
         mean: `(E, L, K, A)`, where to start: `start` if given, the first if several, else `init_mean`, inside the
             bounds.
         std: `(E, L, K, A)`, `init_std` for every step.
+        rows: `(E, 1)`, 0 to E - 1: `plans[rows, order]` are the candidates `(E, P, L, K, A)` of numbers `order (E, P)`.
         generators: one for each environment. Who draws from them draws equally often for every environment.
         trace: one `Iteration` per call of `record`.
     """
@@ -66,29 +68,36 @@ class Search:
             )
         self.generators = make_generators(seeds.tolist())
         shape = (len(seeds), horizon, action_block, bounds.action_dim)
+        # As large as a plan: broadcasting along a few actions takes several times longer.
+        self._low, self._high = (side.expand(shape[1:]).contiguous() for side in (bounds.low, bounds.high))
         mean = _vector("init_mean", init_mean, bounds)
         std = _vector("init_std", init_std, bounds)
-        if (std < 0).any() or not (std > 0).any():
-            raise ValueError(
-                f"init_std is {std.tolist()}; no value may be negative and at least one must be above 0"
-            )
-        if start is not None:
-            start = torch.as_tensor(start, dtype=torch.float32, device=bounds.device)
-            several = start.ndim == 5 and start.shape[1] > 0 and (len(start), *start.shape[2:]) == shape
-            if start.shape != shape and not several:
-                raise ValueError(
-                    f"start has shape {tuple(start.shape)}; expected (E, L, K, A) = {shape}, "
-                    "or (E, P, L, K, A) for P plans"
-                )
-            if not start.isfinite().all():
-                raise ValueError("start holds NaN or infinite actions; give a finite plan, or None")
-            start = bounds.clip(start if several else start[:, None])
-        self._starts = start
-        self.mean = bounds.clip(mean.expand(shape)) if start is None else start[:, 0]
-        self.std = std.expand(shape)
+        spreads = std.tolist()
+        if min(spreads) < 0 or max(spreads) == 0:
+            raise ValueError(f"init_std is {spreads}; no value may be negative, at least one must be above 0")
+        self._starts = None if start is None else self._checked(start, shape)
+        self.mean = self.clip(mean.expand(shape)) if self._starts is None else self._starts[:, 0]
+        self.std = std.expand(shape).contiguous()
+        self.rows = torch.arange(len(seeds), device=bounds.device)[:, None]
         self.trace: list[Iteration] = []
-        self._best = self.mean.clone()
-        self._best_cost = torch.full((len(seeds),), torch.inf, device=bounds.device)
+        self._best = [self.mean]  # of each evaluation, and before them what there is without any
+        self._lowest = [torch.full((len(seeds),), torch.inf, device=bounds.device)]
+
+    def _checked(self, start: Tensor, shape: tuple[int, ...]) -> Tensor:
+        start = torch.as_tensor(start, dtype=torch.float32, device=self.bounds.device)
+        several = start.ndim == 5 and start.shape[1] > 0 and (len(start), *start.shape[2:]) == shape
+        if start.shape != shape and not several:
+            raise ValueError(
+                f"start has shape {tuple(start.shape)}; expected (E, L, K, A) = {shape}, "
+                "or (E, P, L, K, A) for P plans"
+            )
+        if not all(math.isfinite(extreme) for extreme in start.aminmax()):
+            raise ValueError("start holds NaN or infinite actions; give a finite plan, or None")
+        return self.clip(start if several else start[:, None])
+
+    def clip(self, plans: Tensor) -> Tensor:
+        """The nearest plans inside the bounds, `(..., L, K, A)`."""
+        return torch.clamp(plans, self._low, self._high)
 
     def noise(self, samples: int, colour: Tensor | None = None) -> Tensor:
         """Standard normal noise `(E, S, L, K, A)`, each environment's from its own generator.
@@ -97,21 +106,25 @@ class Search:
             samples: S.
             colour: `(L * K, L * K)` of `planners.noise.colour`, applied along the plan's actions; None for white.
         """
-        shape = (samples, *self.mean.shape[1:])
-        drawn = [torch.randn(shape, generator=generator) for generator in self.generators]
-        if colour is not None:  # by itself: products of other batch sizes may round differently
-            drawn = [(colour @ noise.flatten(1, 2)).view(shape) for noise in drawn]
-        return torch.stack(drawn).to(self.mean.device)
+        envs, *shape = self.mean.shape
+        noise = torch.empty(envs, samples, *shape)
+        for one, generator in zip(noise.unbind(), self.generators, strict=True):
+            one.normal_(generator=generator)
+        if colour is not None:
+            noise = apply_filter(colour, noise)
+        return noise.to(self.mean.device)
 
     def candidates(self, mean: Tensor, std: Tensor, noise: Tensor, iteration: int) -> Tensor:
         """Plans `(E, S, L, K, A)` inside the bounds, spread around a mean, which is one of them.
 
         In the first iteration (number 0) the plans to start from are candidates, too, as many as there is room for.
         """
-        plans = self.bounds.clip(mean[:, None] + std[:, None] * noise)
+        plans = self.clip(torch.addcmul(mean[:, None], std[:, None], noise))
+        if iteration == 0 and self._starts is not None:
+            return self.with_starts(plans)
         if plans.shape[1] > 1:
             plans[:, 0] = mean  # a single sample has to explore instead
-        return self.with_starts(plans) if iteration == 0 else plans
+        return plans
 
     def with_starts(self, plans: Tensor) -> Tensor:
         """Candidates `(E, S, L, K, A)`, the first of which are replaced by the plans to start from, if any."""
@@ -127,20 +140,18 @@ class Search:
         """
         with torch.set_grad_enabled(plans.requires_grad):
             costs = self._cost(plans)
-            if tuple(costs.shape) != tuple(plans.shape[:2]):
+            if costs.shape != plans.shape[:2]:
                 raise ValueError(
                     f"the cost returned shape {tuple(costs.shape)} for plans {tuple(plans.shape)}; "
                     f"expected (E, S) = {tuple(plans.shape[:2])}"
                 )
             costs = costs.to(device=plans.device, dtype=torch.float32)
-            costs = torch.where(costs.isfinite(), costs, torch.inf)
-        with torch.no_grad():
-            lowest, index = costs.detach().min(dim=1)
-            better = lowest < self._best_cost
-            best = plans.detach()[torch.arange(len(plans), device=plans.device), index]
-            self._best = torch.where(better[:, None, None, None], best, self._best)
-            self._best_cost = torch.where(better, lowest, self._best_cost)
-            better.any().item()  # waits for an asynchronous device, so that deadline and trace tell the truth
+            costs = costs.nan_to_num(math.inf, math.inf, math.inf)
+        lowest, index = costs.detach().min(dim=1)  # the first of equals
+        self._best.append(plans.detach()[self.rows[:, 0], index])
+        self._lowest.append(lowest)
+        if plans.device.type != "cpu":
+            lowest.tolist()  # waits for the device, so that deadline and trace tell the truth
         return costs
 
     def record(self, costs: Tensor, mean_cost: Tensor, std: Tensor) -> None:
@@ -153,15 +164,7 @@ class Search:
         """
         now = time.perf_counter()
         self._pace, self._marked = now - self._marked, now
-        self.trace.append(
-            Iteration(
-                best=costs.detach().amin(dim=1).cpu(),
-                mean=mean_cost.detach().cpu(),
-                std=std.flatten(1).mean(dim=1).cpu(),
-                nonfinite=costs.isinf().sum(dim=1).cpu(),
-                seconds=self._pace,
-            )
-        )
+        self.trace.append(Iteration(costs.detach(), mean_cost, std, self._pace))
 
     def has_time(self) -> bool:
         """Whether another iteration would, at the pace of the last one, end before the deadline."""
@@ -169,9 +172,10 @@ class Search:
             return True
         return time.perf_counter() - self._began + self._pace <= self._deadline
 
-    def plan(self) -> Plan:
+    def plan(self, elites: Tensor | None = None) -> Plan:
         """The best candidate of every environment so far."""
-        return Plan(self._best, self._best_cost, self.trace)
+        cost, index = torch.stack(self._lowest).min(dim=0)
+        return Plan(torch.stack(self._best)[index, self.rows[:, 0]], cost, self.trace, elites)
 
 
 class Strategy(Protocol):
@@ -204,7 +208,7 @@ class SearchConfig(Protocol):
 class SearchPlanner:
     """The loop that all planners share: ask for candidates, evaluate, tell. See `Planner` for the contract.
 
-    A planner of your own is a subclass with a `strategy`, and settings with `iterations`, `horizon` and `action_block`.
+    One of your own is a subclass with a `strategy`, and settings with `iterations`, `horizon` and `action_block`.
 
     Args:
         config: a dataclass. Kept as a checked copy: a later change of the caller's object has no effect.
@@ -257,15 +261,17 @@ class SearchPlanner:
         last = strategy.last()
         if last is not None and search.has_time():
             search.evaluate(last)
-        return replace(search.plan(), elites=strategy.elites())
+        return search.plan(strategy.elites())
 
 
 def finite_mean(costs: Tensor) -> Tensor:
     """Mean `(E,)` of the finite ones among costs `(E, S)`; inf without any."""
-    finite = costs.isfinite()
-    mean = torch.where(finite, costs, 0).sum(dim=1) / finite.sum(dim=1)
-    # A mean of equal costs may round to less than each of them.
-    return torch.where(finite.any(dim=1), mean.maximum(costs.amin(dim=1)), torch.inf)
+    mean = costs.mean(dim=1)
+    if math.inf in mean.tolist():
+        finite = costs.isfinite()
+        mean = torch.where(finite, costs, 0).sum(dim=1) / finite.sum(dim=1)
+        mean = torch.where(finite.any(dim=1), mean, torch.inf)
+    return mean.maximum(costs.amin(dim=1))  # a mean of equal costs may round to less than each of them
 
 
 def check_counts(config: object, *names: str) -> None:
@@ -288,6 +294,7 @@ def _vector(name: str, value: Tensor, bounds: Bounds) -> Tensor:
     vector = torch.as_tensor(value, dtype=torch.float32, device=bounds.device)
     if vector.shape != bounds.low.shape:
         raise ValueError(f"{name} has shape {tuple(vector.shape)}; the bounds have {tuple(bounds.low.shape)}")
-    if not vector.isfinite().all():
-        raise ValueError(f"{name} is {vector.tolist()}; give finite values")
+    values = vector.tolist()
+    if not all(math.isfinite(value) for value in values):
+        raise ValueError(f"{name} is {values}; give finite values")
     return vector
