@@ -47,7 +47,7 @@ class WindowAgent(MPCAgent):
         self._frames = [None] * len(goals)
         super().reset(goals[:, None].repeat_interleave(self.window, 1), seeds)
 
-    def act(self, observations: Tensor, active: Tensor | None = None) -> Tensor:
+    def act(self, observations: Tensor, active: Tensor | None = None, began: float | None = None) -> Tensor:
         """See ``MPCAgent.act``; frames ``(E, C, H, W)`` as for any other model."""
         observations = torch.as_tensor(observations)
         rows = self.active_rows(observations, active)
@@ -56,7 +56,7 @@ class WindowAgent(MPCAgent):
             self._frames[row] = self._still(frame) if seen is None else torch.cat([seen[1:], frame[None]])
         still = [self._still(frame) for frame in observations]
         windows = [one if seen is None else seen for one, seen in zip(still, self._frames, strict=True)]
-        return super().act(torch.stack(windows), active)
+        return super().act(torch.stack(windows), active, began)
 
     def _still(self, frame: Tensor) -> Tensor:
         return frame[None].expand(self.window, *frame.shape)
