@@ -81,7 +81,8 @@ def draw_lines(
     axes.xaxis.set_minor_locator(NullLocator())
     shown = [name for name in METHODS if any(row["method"] == name for row, _ in points)]
     counts = [row["labels"] for row, _ in points]
-    ends = max(counts) / min(counts) if max(counts) > min(counts) else 2.0
+    ends = max(max(counts) / min(counts), 2.0)
+    axes.set_xlim(min(counts) / ends**0.07, max(counts) * ends**0.07)
     for place, name in enumerate(shown):
         aside = ends ** (_ASIDE * (place - (len(shown) - 1) / 2))
         mine = sorted((row["labels"] * aside, *values) for row, values in points if row["method"] == name)
