@@ -54,7 +54,7 @@ class PlanBench:
     #: Steps that its window has; 0: 3. With as many as the plan has, or more, no step is ever computed twice.
     window: int = 0
     #: Environments planned for at once, each number a row.
-    environments: list[int] = field(default_factory=lambda: [1, 8])
+    environments: list[int] = field(default_factory=lambda: [1])
     #: Tokens per step, each number a row: 1, or patches. With several, also a rollout that recomputes its window.
     tokens: list[int] = field(default_factory=lambda: [1])
     #: fp32, bf16.
