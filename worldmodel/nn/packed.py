@@ -1,7 +1,7 @@
 """Linear layers for inference on a CPU: oneDNN's matrix products, with weights laid out for them once.
 
-torch multiplies float32 matrices on x86 by MKL. On AMD's processors that runs layers of LeWM's size at less than half of
-oneDNN's rate (Zen 5, torch 2.13).
+torch multiplies float32 matrices on x86 by MKL. On AMD's processors that runs layers of LeWM's size at less than half
+of oneDNN's rate (Zen 5, torch 2.13).
 """
 
 from __future__ import annotations
