@@ -17,10 +17,12 @@ from experiments.compare import compare, read_results
 from experiments.stages import Stage, seconds_of
 from worldmodel.atomic import write_json
 
-#: Environment actions in a model step: 24 cover the longest way.
+#: Environment actions in a model step.
 BLOCK = 5
 #: Model steps in a slow step.
 SLOW_STEPS = 3
+#: Slow steps of a slow plan: 75 environment steps, where the longest way takes 55. With more, plans have time to spare.
+SLOW_HORIZON = 5
 #: What every row of a model and of the simulator plans with: 25 environment steps ahead.
 SEARCH = [f"planner.action_block={BLOCK}", "planner.horizon=5"]
 #: What a policy is called in tables.
@@ -85,10 +87,11 @@ def stages(config: Config) -> list[Stage]:
         Stage("train_slow", f"A slow level learns steps of {SLOW_STEPS} model steps.", "train_slow",
               [model, data, f"slow.steps={SLOW_STEPS}", "window=5", f"loop.steps={config.slow_steps}", seed,
                f"out={out}/train_slow"]),
-        plan("hierarchical", "Plans on two levels.", "agent=hierarchical", model, *SEARCH),
+        plan("hierarchical", "Plans on two levels.", "agent=hierarchical", model, *SEARCH,
+             f"slow.planner.horizon={SLOW_HORIZON}"),
         plan("flat", "The same search on the fast level alone.", model, *SEARCH),
         plan("flat_far", "The fast level alone, as far and with as many plans as the slow one.", model, SEARCH[0],
-             f"planner.horizon={8 * SLOW_STEPS}", "planner.samples=512", "planner.elites=8",
+             f"planner.horizon={SLOW_HORIZON * SLOW_STEPS}", "planner.samples=512", "planner.elites=8",
              "planner.iterations=5", "cost.path=1", "cost.final=0", "cost.minimum=3"),
         plan("simulator", "The search of one level with the true simulator, whose cost knows no walls either.",
              "agent=simulator", "simulator_distance=straight", *SEARCH),
