@@ -6,6 +6,7 @@ Example:
     worldmodel bench what=[plan] plan.predictor=lewm planner.samples=300 planner.iterations=10 planner.horizon=5
     worldmodel bench what=[collect,load] against=[stable-worldmodel] peer_python=other/venv/bin/python
     worldmodel bench what=[cache] batch_size=128
+    worldmodel bench what=[search] search.suites=[reacher] threads=1
     worldmodel bench what=[step] encoder=vit_large predictor=vjepa2 batch_size=24 precision=bf16 device=cuda
     worldmodel bench what=[upstream] upstream=vjepa2 encoder=vit_tiny predictor=small batch_size=2
 """
@@ -21,11 +22,12 @@ import torch
 from omegaconf import MISSING
 
 from envs.world import describe
-from experiments import bench_collect, bench_load, bench_plan
+from experiments import bench_collect, bench_load, bench_plan, bench_search
 from experiments.agents import latent_agent
 from experiments.bench_collect import CollectBench, store_episodes
 from experiments.bench_load import CODECS, PEER_FORMATS, PEERS, LoadBench
 from experiments.bench_plan import PlanBench
+from experiments.bench_search import SearchBench
 from experiments.bench_step import StepBench, measure
 from experiments.bench_upstream import compare
 from planners.costs import GoalCostConfig
@@ -50,7 +52,7 @@ class Config:
     """Settings of a benchmark."""
 
     #: Which of collect, pretrain, plan, load (windows of episodes), cache (a frozen encoder's tokens), step (training
-    #: steps: memory, utilisation) and upstream to measure.
+    #: steps: memory, utilisation), upstream and search (what parts of a search bring) to measure.
     what: list[str] = field(default_factory=lambda: ["collect", "pretrain", "plan"])
     #: Gymnasium id of the environment.
     env: str = "worldmodel/TwoRoom-v0"
@@ -88,9 +90,10 @@ class Config:
     predictor: MaskedPredictorConfig = field(default_factory=MaskedPredictorConfig)
     planner: Any = MISSING
     plan: PlanBench = field(default_factory=PlanBench)
+    search: SearchBench = field(default_factory=SearchBench)
 
     def __post_init__(self) -> None:
-        known = ("collect", "pretrain", "plan", "load", "cache", "step", "upstream")
+        known = ("collect", "pretrain", "plan", "load", "cache", "step", "upstream", "search")
         if set(self.what) - set(known) or not self.what:
             raise ValueError(f"what={self.what}: choose some of {', '.join(known)}")
         if "upstream" in self.what and not self.upstream:
@@ -125,6 +128,7 @@ def run(config: Config) -> dict[str, Any]:
         "cache": bench_cache,
         "step": bench_step,
         "upstream": bench_upstream,
+        "search": lambda config: bench_search.measure(config.search),
     }
     results: dict[str, Any] = {"threads": torch.get_num_threads(), "torch": torch.__version__}
     for name in config.what:

@@ -67,14 +67,13 @@ class ICEM(SearchPlanner):
 class _ICEM(EliteStrategy):
     def __init__(self, config: ICEMConfig, memory: int, search: Search) -> None:
         super().__init__(search, config.elites, config.min_std, config.momentum)
-        self.config, self.memory = config, memory
+        self.counts, self.memory = sample_counts(config), memory
         self.colour = colour(config.horizon * config.action_block, config.colour) if config.colour else None
         self.kept: tuple[Tensor, Tensor] | None = None  # plans (E, P, L, K, A) and their costs (E, P)
 
     def ask(self, iteration: int) -> Tensor:
-        c = self.config
-        samples = max(round(c.samples * c.decay**-iteration), min(2 * c.elites, c.samples))
-        return self.search.candidates(self.mean, self.std, self.search.noise(samples, self.colour), iteration)
+        noise = self.search.noise(self.counts[iteration], self.colour)
+        return self.search.candidates(self.mean, self.std, noise, iteration)
 
     def tell(self, plans: Tensor, costs: Tensor) -> Tensor:
         if self.kept is not None:
@@ -86,3 +85,9 @@ class _ICEM(EliteStrategy):
 
     def elites(self) -> Tensor | None:
         return None if self.kept is None else self.kept[0]
+
+
+def sample_counts(config: ICEMConfig) -> list[int]:
+    """How many candidates each iteration draws."""
+    least = min(2 * config.elites, config.samples)
+    return [max(round(config.samples * config.decay**-i), least) for i in range(config.iterations)]
