@@ -42,7 +42,7 @@ class SearchBench:
     #: Which rows; empty: all.
     parts: list[str] = field(default_factory=list)
     #: Tasks of each suite, the first ones.
-    tasks: int = 200
+    tasks: int = 100
     #: Plans of an iteration; where later iterations draw fewer, of all iterations on average.
     samples: int = 4
     #: Rounds of a decision.
@@ -103,7 +103,7 @@ def play(bench: SearchBench, suite: str, side: Side) -> list[dict[str, Any]]:
         planner=side.planner,
         mpc=MPCConfig(bench.execute, side.warm_start),
         seed=bench.seed,
-        num_envs=25,
+        num_envs=50,
         device="cpu",
         threads=1,
     )

@@ -136,6 +136,34 @@ def test_after_an_iteration_of_failures_the_search_goes_on_as_it_was() -> None:
     assert (asked[1].std(dim=1) - 2).abs().max() < 0.3
 
 
+def test_only_environments_with_finite_elites_learn() -> None:
+    config = CEMConfig(samples=20, iterations=1, elites=4, horizon=3, min_std=0.1)
+    unbounded = Bounds(torch.tensor([-torch.inf]), torch.tensor([torch.inf]))
+    failed = torch.zeros(3, 20, dtype=torch.bool)
+    failed[1], failed[2, 2:] = True, True
+
+    def cost(plans: Tensor) -> Tensor:
+        costs = plans.square().sum(dim=(2, 3, 4))
+        return costs if plans.shape[1] == 1 else costs.masked_fill(failed, torch.nan)
+
+    asked: list[Tensor] = []
+
+    def remembering(plans: Tensor) -> Tensor:
+        asked.append(plans.clone())
+        return cost(plans)
+
+    start = (unbounded, torch.tensor([5.0]), torch.tensor([2.0]))
+    plan = CEM(config).plan(remembering, *start, seeds=[0, 1, 2])
+    candidates, costs, means = asked[0].numpy(), cost(asked[0]).numpy(), asked[1][:, 0].numpy()
+    mean, std = numpy_refit(candidates[[0, 2]], costs[[0, 2]], 4)
+    np.testing.assert_allclose(means[[0, 2]], mean, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        plan.trace[0].spread[[0, 2]].numpy(), np.maximum(std, 0.2), rtol=1e-5, atol=1e-6
+    )
+    assert (means[1] == 5).all() and (plan.trace[0].spread[1] == 2).all()
+    assert plan.trace[0].mean.isfinite().tolist() == [True, False, True]
+
+
 def autocorrelation(noise: Tensor, lag: int) -> Tensor:
     """Per candidate of `noise (E, S, L * K, A)`, whose mean is known to be 0 and whose std 1."""
     return (noise[:, :, lag:] * noise[:, :, : noise.shape[2] - lag]).mean(dim=(0, 2, 3))

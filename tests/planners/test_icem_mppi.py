@@ -61,19 +61,35 @@ def test_the_power_falls_as_it_should() -> None:
 # iCEM
 
 
-def test_elites_mean_is_exact_with_the_remembered_ones_among_them() -> None:
-    config = ICEMConfig(40, 3, elites=6, horizon=5, keep=0.5, momentum=0.25, min_std=0.0)
+def test_elites_mean_and_std_are_exact_with_the_remembered_ones_among_them() -> None:
+    config = ICEMConfig(40, 3, elites=6, horizon=5, keep=0.5, momentum=0.25, min_std=0.4)
     recorder = Recorder()
-    ICEM(config).plan(recorder, FREE, ZERO, ONE, seeds=[0])
+    plan = ICEM(config).plan(recorder, FREE, ZERO, ONE, seeds=[0])
     assert [plans.shape[1] for plans in recorder.plans] == [40, 32, 26, 1]
-    known, costs, mean = np.empty((0, 5)), np.empty(0), np.zeros(5)
+    known, costs, mean, std = np.empty((0, 5)), np.empty(0), np.zeros(5), np.ones(5)
+    floors = 0
     for index in range(3):
         known = np.concatenate([recorder.plans[index][0, :, :, 0, 0].numpy(), known])
         costs = np.concatenate([recorder.costs[index][0].numpy(), costs])
         order = np.argsort(costs, kind="stable")
         mean = 0.25 * mean + 0.75 * known[order[:6]].mean(axis=0)
+        std = 0.25 * std + 0.75 * known[order[:6]].std(axis=0)
+        floors += int((std < 0.4).sum())
+        std = np.maximum(std, 0.4)
         np.testing.assert_allclose(recorder.plans[index + 1][0, 0, :, 0, 0].numpy(), mean, atol=1e-5)
+        np.testing.assert_allclose(plan.trace[index].spread[0, :, 0, 0].numpy(), std, atol=1e-5)
         known, costs = known[order[:3]], costs[order[:3]]
+    assert 0 < floors < 15  # some steps reached the floor, and some did not
+
+
+@pytest.mark.parametrize("exponent", [0.0, 2.0])
+def test_the_next_candidates_spread_as_the_trace_says(exponent: float) -> None:
+    config = ICEMConfig(4000, 2, elites=50, horizon=5, colour=exponent, decay=1.0)
+    recorder = Recorder()
+    plan = ICEM(config).plan(recorder, FREE, ZERO, ONE, seeds=[0])
+    assert (plan.trace[0].spread < 0.9).all()
+    spread = recorder.plans[1][0, 1:].std(dim=0)
+    torch.testing.assert_close(spread, plan.trace[0].spread[0], rtol=0.05, atol=0)
 
 
 def test_samples_fall_to_twice_the_elites() -> None:

@@ -164,6 +164,28 @@ def test_non_finite_costs_rank_last_and_are_counted(factory: Factory, bad: float
     assert plan.trace[0].nonfinite.min() > 0
 
 
+def test_an_environments_failures_leave_its_neighbours_alone(factory: Factory) -> None:
+    """Of three environments the second has no finite cost at first, the third a single one."""
+
+    def failing(rows: list[int]) -> Recorder:
+        def cost(plans: Tensor) -> Tensor:
+            values, first = quadratic(TARGET)(plans), not recorder.plans
+            bad = torch.zeros(3, plans.shape[1], dtype=torch.bool)
+            bad[1], bad[2, 1:] = first, first
+            return torch.where(bad[rows], torch.nan, values)
+
+        recorder = Recorder(cost)
+        return recorder
+
+    together = factory(iterations=6).plan(failing([0, 1, 2]), BOUNDS, MEAN, STD, seeds=[5, 6, 7])
+    assert together.cost.isfinite().all()
+    assert together.trace[0].best.isfinite().tolist() == [True, False, True]
+    assert together.trace[0].mean.isfinite().tolist() == [True, False, True]
+    for row in range(3):
+        alone = factory(iterations=6).plan(failing([row]), BOUNDS, MEAN, STD, seeds=[5 + row])
+        assert same(alone.actions[0], together.actions[row]) and same(alone.cost[0], together.cost[row])
+
+
 def test_one_finite_candidate_is_found_among_failures(factory: Factory) -> None:
     def cost(plans: Tensor) -> Tensor:
         values = torch.full(plans.shape[:2], torch.nan)

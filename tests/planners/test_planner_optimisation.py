@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ Factory = Callable[..., Planner]
 INF = float("inf")
 BOUNDS = Bounds(torch.tensor([-1.0, -1.0]), torch.tensor([1.0, 1.0]))
 MEAN, STD = torch.zeros(2), torch.full((2,), 0.5)
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "planner"
 
 
 def quadratic(target: Tensor) -> Callable[[Tensor], Tensor]:
@@ -99,11 +101,25 @@ def quadratic_rest(plans: Tensor) -> Tensor:
     return 0.1 * plans[..., 1].square().mean(dim=(2, 3))
 
 
+def documented(kind: str) -> Any:
+    """The settings that `planner=KIND` stands for on a command line."""
+    omegaconf = pytest.importorskip("omegaconf")
+    values = omegaconf.OmegaConf.load(CONFIGS / f"{kind}.yaml")
+    del values["defaults"]
+    return PLANNERS[kind][0](**values)
+
+
+def usual(kind: str) -> Any:
+    """The settings that Python code gets without giving any."""
+    return PLANNERS[kind][0]()
+
+
+@pytest.mark.parametrize("settings", [usual, documented])
 @pytest.mark.parametrize("kind", list(PLANNERS))
-def test_at_the_default_settings_two_ways_are_not_averaged_away(kind: str) -> None:
+def test_two_ways_are_not_averaged_away(kind: str, settings: Callable[[str], Any]) -> None:
     if kind == "cma":
         pytest.importorskip("cma")
-    planner = build_planner(PLANNERS[kind][0]())
+    planner = build_planner(settings(kind))
     plan = planner.plan(two_ways, BOUNDS, MEAN, STD, seeds=range(16))
     side = plan.actions[..., 0].mean(dim=(1, 2))
     assert (side.abs() > 0.35).all()
