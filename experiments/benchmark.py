@@ -19,6 +19,7 @@ from envs.suites import load_suite
 from envs.world import make_world
 from experiments import plan
 from experiments.compare import compare, read_results
+from experiments.plan_agents import AGENTS
 from planners.costs import GoalCostConfig
 from planners.mpc import MPCConfig
 from planners.registry import NEEDS_GRADIENT, PLANNERS, planner_kind
@@ -64,11 +65,11 @@ class Config:
     threads: int = 0
 
     def __post_init__(self) -> None:
-        if unknown := [row for row in self.rows if row not in plan.AGENTS]:
-            raise ValueError(f"rows has no {', '.join(unknown)}; choose from {', '.join(plan.AGENTS)}")
+        if unknown := [row for row in self.rows if row not in AGENTS]:
+            raise ValueError(f"rows has no {', '.join(unknown)}; choose from {', '.join(AGENTS)}")
         if self.latent_samples < 0:
             raise ValueError(f"latent_samples={self.latent_samples} must not be negative")
-        if self.rows and not self.model and (needy := [row for row in self.rows if plan.AGENTS[row]]):
+        if self.rows and not self.model and (needy := [row for row in self.rows if AGENTS[row]]):
             raise ValueError(
                 f"rows={','.join(needy)} needs model=MODEL_DIRECTORY, which worldmodel train makes"
             )
@@ -77,12 +78,12 @@ class Config:
 def run(config: Config) -> dict[str, Any]:
     """Play the rows that are missing, print a table, and write summary.json and report.html."""
     out = Path(config.out or f"runs/benchmark/{_name(config)}").expanduser()
-    rows = [plan_of(agent, config, out) for agent in plan.AGENTS if wanted(agent, config)]
+    rows = [plan_of(agent, config, out) for agent in AGENTS if wanted(agent, config)]
     for row in rows:
         plan.load_policy(row, plan.load_tasks(row))  # says what is wrong before any row is played
     found = {row.agent: plan.run(row) for row in rows}
     suite = found[rows[0].agent]["suite"]
-    played = [agent for agent in plan.AGENTS if (out / agent / "results.json").is_file()]
+    played = [agent for agent in AGENTS if (out / agent / "results.json").is_file()]
     results = {agent: read_results(str(out / agent)) for agent in played}
     results = {agent: row for agent, row in results.items() if row["suite"] == suite}
     summary = {agent: _summary(agent, results) for agent in results}
@@ -107,7 +108,7 @@ def wanted(agent: str, config: Config) -> bool:
         return False
     if agent == "hierarchical":
         return bool(config.model) and (Path(config.model) / "slow").is_dir()
-    return bool(config.model) or not plan.AGENTS[agent]
+    return bool(config.model) or not AGENTS[agent]
 
 
 def plan_of(agent: str, config: Config, out: Path) -> plan.Config:
@@ -124,7 +125,7 @@ def plan_of(agent: str, config: Config, out: Path) -> plan.Config:
         cost = GoalCostConfig(path=cost.path, final=cost.final, minimum=cost.minimum)
     return plan.Config(
         agent=agent,
-        model=config.model if plan.AGENTS[agent] else "",
+        model=config.model if AGENTS[agent] else "",
         suite=config.suite,
         tasks=config.tasks,
         other_world=config.other_world,

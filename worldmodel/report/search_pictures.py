@@ -87,8 +87,10 @@ def _scatter(axes: Axes, record: SearchRecord, row: int, number: int, theme: The
     colors = colormaps["viridis"](1 - rank)
     dims = record.dims
     if len(dims) == 2:
+        x, y = points[order][:, dims].T
         axes.scatter(
-            *points[order][:, dims].T,
+            x,
+            y,
             s=11,
             c=colors[order],
             linewidths=0.25,

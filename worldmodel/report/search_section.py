@@ -28,7 +28,7 @@ def _pictures(file: Path) -> Html:
             meaning = _futures(record)
         parts += [
             el("p", {"class": "gap"}, meaning),
-            themed(lambda theme, draw=picture: draw(record, theme), name),
+            themed(lambda theme, draw=picture: draw(record, theme), name),  # type: ignore[misc]
         ]
     return join(parts)
 
