@@ -74,7 +74,7 @@ SYSTEMS: tuple[System, ...] = (
     System("context_prediction", "Context prediction", 2015, "1505.05192",
         "two patches -> which of 8 offsets", "offset", "-", "classifier", "cross-entropy",
         "labels from the data"),
-    System("temporal_order", "Temporal order", 2016, "1603.08561", "parts of a clip -> their order",
+    System("temporal_order", "Temporal order", 2016, "1603.08561", "frames of a clip -> their order",
         "order", "-", "classifier", "cross-entropy", "labels from the data"),
     System("colorization", "Colorization", 2016, "1603.08511", "grey clip -> colours", "quantised ab bins",
         "-", "classifier", "cross-entropy, rebalanced", "labels from the data"),
