@@ -20,16 +20,16 @@ from planners.mpc import MPCConfig
 from worldmodel.atomic import write_bytes
 from worldmodel.training.run import config_hash
 
-#: Rows: the planner, the setting, and its value without the part.
+#: Rows: a planner's setting, and its value without the part. A warm start is the agent's.
 PARTS = {
-    "cem: warm start": ("cem", "warm_start", 0.0),
-    "cem: correlated": ("cem", "correlated", 0.0),
-    "cem: momentum": ("cem", "momentum", 0.0),
-    "icem: warm start": ("icem", "warm_start", 0.0),
-    "icem: keep": ("icem", "keep", 0.0),
-    "icem: colour": ("icem", "colour", 0.0),
-    "icem: decay": ("icem", "decay", 1.0),
-    "icem: momentum": ("icem", "momentum", 0.0),
+    "cem.warm_start": 0.0,
+    "cem.correlated": 0.0,
+    "cem.momentum": 0.0,
+    "icem.warm_start": 0.0,
+    "icem.keep": 0.0,
+    "icem.colour": 0.0,
+    "icem.decay": 1.0,
+    "icem.momentum": 0.0,
 }
 
 
@@ -76,14 +76,14 @@ def sides(bench: SearchBench, part: str) -> tuple[Side, Side]:
 
     All other parts are on in both, at values that do not follow the planners' defaults, which depend on the outcome.
     """
-    kind, setting, off = PARTS[part]
+    kind, setting = part.split(".")
     size = (bench.samples, bench.iterations, bench.elites, bench.horizon)
     planner: Any = CEMConfig(*size, correlated=0.5, momentum=0.1 if setting == "momentum" else 0.0)
     if kind == "icem":
         planner = _filled(ICEMConfig(*size, colour=2.0, decay=1.25, keep=0.3, momentum=0.1), bench)
     if setting == "warm_start":
         return Side(planner), Side(planner, warm_start=False)
-    other = replace(planner, **{setting: off})
+    other = replace(planner, **{setting: PARTS[part]})
     return Side(planner), Side(_filled(other, bench) if kind == "icem" else other)
 
 
