@@ -5,9 +5,11 @@ from __future__ import annotations
 from worldmodel.models.masked_predictor import MaskedPredictorConfig
 from worldmodel.models.video_encoder import VideoEncoder
 from worldmodel.objectives.base import Objective, ObjectiveConfig
+from worldmodel.objectives.cpc import CPCConfig
 from worldmodel.objectives.joint_embedding import JointEmbeddingConfig
 from worldmodel.objectives.masked_latent import MaskedLatentConfig
 from worldmodel.objectives.masked_pixels import MaskedPixelsConfig
+from worldmodel.objectives.moco import MoCoConfig
 
 #: Settings of each family of objectives by name. ``configs/objective/byol.yaml`` begins with one of them,
 #: ``joint_embedding_schema``, and says what makes it BYOL.
@@ -15,6 +17,8 @@ SCHEMAS: dict[str, type[ObjectiveConfig]] = {
     "vjepa": MaskedLatentConfig,
     "videomae": MaskedPixelsConfig,
     "joint_embedding": JointEmbeddingConfig,
+    "moco": MoCoConfig,
+    "cpc": CPCConfig,
 }
 
 

@@ -56,6 +56,42 @@ def cross_correlation_loss(first: Tensor, second: Tensor, redundancy: float) -> 
     return on + redundancy * off
 
 
+def margin_loss(first: Tensor, second: Tensor, margin: float) -> Tensor:
+    """The contrastive loss of siamese networks (Hadsell, Chopra & LeCun 2006; Bromley et al. 1993).
+
+    Half the squared Euclidean distance of a sample's two views, and ``max(0, margin - distance)^2 / 2`` for a sample
+    and another one's view: the mean over samples, and the mean over pairs of different samples.
+
+    Raises:
+        ValueError: There is only one sample.
+    """
+    every, start = global_rows(second), first_row(len(first))
+    if len(every) < 2:
+        raise ValueError("objective.distance=margin needs at least 2 samples; raise loop.batch_size")
+    other = torch.ones(len(first), len(every), device=first.device)
+    other[:, start : start + len(first)].fill_diagonal_(0)
+    # The root has no slope at 0.
+    apart = ((first[:, None] - every).square().sum(dim=-1) + 1e-12).sqrt()
+    too_near = (other * torch.relu(margin - apart).square()).sum() / other.sum()
+    return ((first - second).square().sum(dim=-1).mean() + too_near) / 2
+
+
+def gaussian_information(first: Tensor, second: Tensor, noise: float) -> Tensor:
+    """IMAX (Becker & Hinton 1992): minus the mutual information of two views' embeddings, taken as Gaussian.
+
+    Both are one signal with noise of their own: ``1/2 log(det cov(a + b) / det cov(a - b))`` nats, for one feature
+    ``1/2 log(var(a + b) / var(a - b))``.
+
+    Args:
+        first: ``(B, D)``; ``B`` over all processes should be several times ``D``.
+        second: ``(B, D)``.
+        noise: Added to all variances, which bounds the information.
+    """
+    signal, difference = (covariance(x) for x in (first + second, first - second))
+    floor = noise * torch.eye(len(signal), device=signal.device, dtype=signal.dtype)
+    return (torch.logdet(difference + floor) - torch.logdet(signal + floor)) / 2
+
+
 def alignment(first: Tensor, second: Tensor) -> Tensor:
     """Mean squared distance of two views' embeddings on the unit sphere (Wang & Isola 2020, 2005.10242)."""
     first, second = F.normalize(first.float(), dim=-1), F.normalize(second.float(), dim=-1)
@@ -93,6 +129,12 @@ def _cosines(own: Tensor, others: Tensor) -> Tensor:
 def _correlations(first: Tensor, second: Tensor) -> Tensor:
     """``(D, D)`` correlations of features over the whole batch; a feature that never varies correlates with none."""
     return global_mean(_standardised(first).T @ _standardised(second) / len(first))
+
+
+def covariance(x: Tensor) -> Tensor:
+    """``(D, D)`` over the whole batch."""
+    centred = x - global_mean(x.mean(dim=0))
+    return global_mean(centred.T @ centred / len(x))
 
 
 def _standardised(x: Tensor) -> Tensor:

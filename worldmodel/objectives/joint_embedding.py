@@ -1,11 +1,12 @@
 """Joint embedding: two or more views of a clip shall have embeddings that agree, and something keeps them apart.
 
 View -> encoder -> mean token -> projector -> (predictor) -> distance to the embedding of another view. BYOL, SimSiam,
-SimCLR, MoCo v3, Barlow Twins, VICReg and LeJEPA are settings of it: ``configs/objective``.
+SimCLR, MoCo v3, Barlow Twins, VICReg, LeJEPA, siamese networks and IMAX are settings of it: ``configs/objective``.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -31,6 +32,10 @@ TERMS = ("variance", "covariance", "sigreg", "uniformity")
 class JointEmbeddingConfig(ObjectiveConfig):
     """Settings of joint embedding; what has weight 0 is not computed."""
 
+    #: Of systems for which one distance or one kind of target makes them what they are.
+    only_distance: ClassVar[str] = ""
+    only_target: ClassVar[str] = ""
+
     #: Kinds of views by name; none: two of the default settings.
     views: dict[str, ViewConfig] = field(default_factory=dict)
     projector: MLPConfig = field(default_factory=MLPConfig)
@@ -41,7 +46,8 @@ class JointEmbeddingConfig(ObjectiveConfig):
     target: str = "ema"
     #: "others": each view is compared with each other one. "mean": with the mean of all target views.
     against: str = "others"
-    #: "l1", "l2", "smooth_l1" or "cosine", or "info_nce", "nt_xent" or "cross_correlation", which look at the batch.
+    #: "l1", "l2", "smooth_l1" or "cosine", or what looks at the batch: "info_nce", "nt_xent",
+    #: "margin", "cross_correlation" or "gaussian_information".
     distance: str = "cosine"
     #: Weight of the distance.
     agreement: float = 1.0
@@ -49,6 +55,10 @@ class JointEmbeddingConfig(ObjectiveConfig):
     temperature: float = 0.1
     #: Weight of what is off the diagonal in cross_correlation.
     redundancy: float = 0.005
+    #: Distance of different samples beyond which margin does not push them.
+    margin: float = 1.0
+    #: Variance that gaussian_information adds to all features.
+    noise: float = 1e-3
     #: Weight of VICReg's hinge on each feature's std.
     variance: float = 0.0
     #: Weight of the mean squared covariance of different features. (VICReg's, divided by D only: D - 1 times as much.)
@@ -68,9 +78,9 @@ class JointEmbeddingConfig(ObjectiveConfig):
 
     def __post_init__(self) -> None:
         for name, known in {
-            "target": TARGETS,
+            "target": (self.only_target,) if self.only_target else TARGETS,
             "against": ("others", "mean"),
-            "distance": (*DISTANCES, *COMPARISONS),
+            "distance": (self.only_distance,) if self.only_distance else (*DISTANCES, *COMPARISONS),
         }.items():
             if getattr(self, name) not in known:
                 raise ValueError(
@@ -78,8 +88,10 @@ class JointEmbeddingConfig(ObjectiveConfig):
                 )
         if min(getattr(self, name) for name in ("agreement", *TERMS)) < 0:
             raise ValueError("objective weights must not be negative")
-        if min(self.temperature, self.redundancy, self.directions) <= 0:
-            raise ValueError("objective.temperature, redundancy and directions must be positive")
+        if min(self.temperature, self.redundancy, self.directions, self.margin, self.noise) <= 0:
+            raise ValueError(
+                "objective.temperature, redundancy, directions, margin and noise must be positive"
+            )
         check_momentum(self.ema_start, self.ema_end)
         self.views = self.views or {"crop": ViewConfig(count=2)}
         kinds = self.views.values()
@@ -195,9 +207,12 @@ class JointEmbedding(Objective):
 
     def after_step(self, progress: float) -> None:
         if self.config.target == "ema":
-            momentum = cosine(progress, self.config.ema_start, self.config.ema_end)
-            ema_update(self.target_encoder, self.encoder, momentum)
-            ema_update(self.target_projector, self.projector, momentum)
+            ema_update(self.target_encoder, self.encoder, self.momentum(progress))
+            ema_update(self.target_projector, self.projector, self.momentum(progress))
+
+    def momentum(self, progress: float) -> float:
+        """Of the moving average, with ``progress`` of the schedules done."""
+        return cosine(progress, self.config.ema_start, self.config.ema_end)
 
     def train(self, mode: bool = True) -> "JointEmbedding":
         """As always, but the target encoder never drops anything. (Its projector's batch norms are as the online's.)"""
@@ -228,5 +243,7 @@ class JointEmbedding(Objective):
 COMPARISONS: dict[str, Callable[[Tensor, Tensor, JointEmbeddingConfig], Tensor]] = {
     "info_nce": lambda p, z, config: distances.info_nce(p, z, config.temperature),
     "nt_xent": lambda p, z, config: distances.nt_xent(p, z, config.temperature),
+    "margin": lambda p, z, config: distances.margin_loss(p, z, config.margin),
     "cross_correlation": lambda p, z, config: distances.cross_correlation_loss(p, z, config.redundancy),
+    "gaussian_information": lambda p, z, config: distances.gaussian_information(p, z, config.noise),
 }
