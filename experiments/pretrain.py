@@ -86,9 +86,11 @@ def run(config: Config) -> Path:
         config = replace(config, mask={})
     check_batch(config.loop, current_world())
     clips = open_clips(config)
-    inputs = {"data": clips.hash}
+    models = config.objective.models()
     if config.init_from:
-        inputs["init_from"] = directory_hash(Path(config.init_from))
+        models["init_from"] = config.init_from
+    inputs = {"data": clips.hash} | {name: directory_hash(Path(path)) for name, path in models.items()}
+    if models:
         build(config)  # weights that do not fit end here, too
 
     job = open_run("pretrain", config, inputs)

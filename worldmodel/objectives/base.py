@@ -87,6 +87,10 @@ class ObjectiveConfig:
     #: Whether the objective looks at the batch's masks.
     masked: ClassVar[bool] = False
 
+    def models(self) -> dict[str, str]:
+        """Model directories that the objective looks at, by the name of their setting; a run's inputs, as data are."""
+        return {}
+
     def build(self, encoder: VideoEncoder, predictor: MaskedPredictorConfig, seed: int) -> Objective:
         """The objective of pretraining that these are the settings of, with new networks beside the encoder.
 

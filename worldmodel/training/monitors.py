@@ -62,7 +62,7 @@ def feature_monitors(tokens: Tensor) -> dict[str, float]:
     }
 
 
-def baseline_losses(targets: Tensor, loss: str) -> dict[str, float]:
+def baseline_losses(targets: Tensor, loss: str, beta: float = 1.0) -> dict[str, float]:
     """What a predictor that sees nothing would score on ``targets (B, L, D)``; learning means to be well below.
 
     ``predict_mean_loss``: it says the mean of all tokens. ``position_mean_loss``: it says the mean of the other clips'
@@ -71,14 +71,15 @@ def baseline_losses(targets: Tensor, loss: str) -> dict[str, float]:
 
     Args:
         targets: What the objective predicts, normalised as it does.
-        loss: "l1" or "l2" (mean squared error).
+        loss: "l1", "l2" (mean squared error) or "smooth_l1".
+        beta: Where smooth_l1 goes over from a square to a straight line.
     """
     clips = targets.shape[0]
-    figures = {"predict_mean_loss": _size(targets - targets.mean(dim=(0, 1)), loss)}
+    figures = {"predict_mean_loss": _size(targets - targets.mean(dim=(0, 1)), loss, beta)}
     if clips > 1:
         # x - mean of the others = (x - mean of all) * B / (B - 1)
         others = (targets - targets.mean(dim=0)) * (clips / (clips - 1))
-        figures["position_mean_loss"] = _size(others, loss)
+        figures["position_mean_loss"] = _size(others, loss, beta)
     return figures
 
 
@@ -112,9 +113,11 @@ def gradient_norms(parts: Mapping[str, nn.Module]) -> dict[str, float]:
     return norms
 
 
-def _size(gap: Tensor, loss: str) -> float:
-    """The loss of a gap: ``l1_loss`` or ``mse_loss`` against zero."""
+def _size(gap: Tensor, loss: str, beta: float) -> float:
+    """The loss of a gap: ``l1_loss``, ``mse_loss`` or ``smooth_l1_loss`` against zero."""
     zero = gap.new_zeros(()).expand_as(gap)
+    if loss == "smooth_l1":
+        return float(F.smooth_l1_loss(gap, zero, beta=beta))
     return float(F.l1_loss(gap, zero) if loss == "l1" else F.mse_loss(gap, zero))
 
 

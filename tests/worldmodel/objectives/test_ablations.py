@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from worldmodel.nn.patches import gather_tokens
 from worldmodel.objectives.base import Batch, Objective
+from worldmodel.objectives.masked import centre_targets
 from worldmodel.objectives.masked_latent import MaskedLatentConfig, MaskedLatentPrediction
 from worldmodel.objectives.masked_pixels import MaskedPixelsConfig
 
@@ -86,14 +87,14 @@ def test_a_group_of_targets_is_predicted_without_the_others(make: Make) -> None:
     assert isinstance(objective, MaskedLatentPrediction) and objective.predictor is not None
     mask, clip = batch.masks[0], batch.views[0]
     assert mask.groups == 3
-    together = objective._predict(clip, mask, 0)
+    together = objective._predict(clip, mask, 0)[0]
     assert together.shape == (*mask.target.shape, 24)
     for group, ids in enumerate(mask.target.chunk(3, dim=1)):
         context = objective.encoder.encode(clip, keep=mask.context)
         alone = objective.predictor(context, mask.context, ids, mask_index=0)
         torch.testing.assert_close(together.chunk(3, dim=1)[group], alone, atol=1e-5, rtol=1e-5)
     # Otherwise this test would show nothing: seen together, the groups change each other.
-    whole = objective._predict(clip, mask._replace(groups=1), 0)
+    whole = objective._predict(clip, mask._replace(groups=1), 0)[0]
     assert (whole - together).abs().max() > 1e-4
 
 
@@ -130,7 +131,7 @@ def test_without_a_predictor_hidden_patches_are_mask_tokens_in_the_encoder(make:
     objective, batch = make(MaskedLatentConfig(predictor="none"), "ijepa")
     assert isinstance(objective, MaskedLatentPrediction)
     clip, mask = batch.views[0], batch.masks[0]
-    predicted = objective._predict(clip, mask, 0)
+    predicted = objective._predict(clip, mask, 0)[0]
     # No pixel outside the context matters, also those that are no target.
     hidden = torch.ones(4, 32, dtype=torch.bool).scatter_(1, mask.context, False)
     assert hidden.sum() > 0
@@ -140,17 +141,17 @@ def test_without_a_predictor_hidden_patches_are_mask_tokens_in_the_encoder(make:
         step, place = divmod(token, 16)
         y, x = (size * part for part in divmod(place, 4))
         other[row, 2 * step : 2 * step + 2, :, y : y + size, x : x + size] = 0
-    torch.testing.assert_close(objective._predict(other, mask, 0), predicted)
+    torch.testing.assert_close(objective._predict(other, mask, 0)[0], predicted)
     step, place = divmod(int(mask.context[0, 0]), 16)
     y, x = (size * part for part in divmod(place, 4))
     other[0, 2 * step, :, y : y + size, x : x + size] ^= 255
-    assert (objective._predict(other, mask, 0)[0] - predicted[0]).abs().max() > 1e-4
+    assert (objective._predict(other, mask, 0)[0][0] - predicted[0]).abs().max() > 1e-4
 
 
 def test_centred_targets_have_no_mean_at_any_position_and_one_scale(make: Make) -> None:
     objective, batch = make(MaskedLatentConfig(target_norm="centred"), batch=6)
     assert isinstance(objective, MaskedLatentPrediction)
-    tokens = 3 + 5 * objective._target_tokens(batch.views[0])
+    tokens = 3 + 5 * objective._target_layers(batch.views[0])[-1]
     targets = objective._normalise(tokens, everywhere=True)
     assert targets.mean(dim=0).abs().max() < 1e-5
     assert targets.square().mean() == pytest.approx(1, abs=1e-3)
@@ -159,9 +160,25 @@ def test_centred_targets_have_no_mean_at_any_position_and_one_scale(make: Make) 
     torch.testing.assert_close(targets, residual * ratio[0], atol=1e-4, rtol=1e-4)
 
 
-def test_centred_targets_need_company(make: Make) -> None:
-    objective, batch = make(MaskedLatentConfig(target_norm="centred"), batch=1)
-    with pytest.raises(ValueError, match="centred needs at least 2 samples"):
+def test_standardised_targets_have_no_mean_and_one_size_at_every_position(make: Make) -> None:
+    """With one scale for all, the places whose features are largest have most of the loss, and grow further."""
+    objective, batch = make(MaskedLatentConfig(target_norm="standardised"), batch=6)
+    assert isinstance(objective, MaskedLatentPrediction)
+    tokens = objective._target_layers(batch.views[0])[-1]
+    tokens[:, 3] *= 20
+    targets = objective._normalise(tokens, everywhere=True)
+    assert targets.mean(dim=0).abs().max() < 1e-5
+    torch.testing.assert_close(
+        targets.square().mean(dim=(0, 2)), torch.ones(tokens.shape[1]), atol=1e-2, rtol=0
+    )
+    centred = centre_targets(tokens)
+    assert centred[:, 3].square().mean() > 10 * centred.square().mean()
+
+
+@pytest.mark.parametrize("norm", ["centred", "standardised"])
+def test_centred_targets_need_company(make: Make, norm: str) -> None:
+    objective, batch = make(MaskedLatentConfig(target_norm=norm), batch=1)
+    with pytest.raises(ValueError, match=f"{norm} needs at least 2 samples"):
         objective(batch)
 
 
@@ -169,7 +186,7 @@ def test_the_variance_term_is_v_jepas(make: Make) -> None:
     objective, batch = make(MaskedLatentConfig(variance=0.5))
     assert isinstance(objective, MaskedLatentPrediction)
     values = objective(batch)
-    predicted = objective._predict(batch.views[0], batch.masks[0], 0)
+    predicted = objective._predict(batch.views[0], batch.masks[0], 0)[0]
     std = (
         (predicted - predicted.mean(dim=1, keepdim=True)).square().sum(dim=1) / (predicted.shape[1] - 1)
         + 1e-4
@@ -216,7 +233,7 @@ def test_l2_and_layer_norm_in_plain_words(make: Make) -> None:
     clip, mask = batch.views[0], batch.masks[0]
     tokens = objective.target_encoder.encode(clip).flatten(1, 2)
     wanted = gather_tokens(F.layer_norm(tokens, (24,)), mask.target)
-    loss = (objective._predict(clip, mask, 0) - wanted).square().mean()
+    loss = (objective._predict(clip, mask, 0)[0] - wanted).square().mean()
     torch.testing.assert_close(objective(batch)["loss"], loss)
 
 

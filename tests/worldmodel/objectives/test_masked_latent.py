@@ -107,7 +107,7 @@ def test_it_learns_one_batch(tiny_encoder: VideoEncoderConfig) -> None:
 def test_the_baseline_predicts_the_mean_of_each_feature(tiny_encoder: VideoEncoderConfig, loss: str) -> None:
     """For l2 it was the variance around one number, which stays 1 when all features collapse."""
     objective, batch = make(tiny_encoder, loss=loss)
-    targets = objective._normalise(objective._target_tokens(batch.views[0]), everywhere=True).flatten(0, 1)
+    targets = objective._targets(objective._target_layers(batch.views[0]), everywhere=True).flatten(0, 1)
     gap = targets - targets.mean(dim=0)
     wanted = gap.abs().mean() if loss == "l1" else gap.square().mean()
     assert objective.monitor(batch)["predict_mean_loss"] == pytest.approx(float(wanted), rel=1e-4)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from worldmodel.objectives.base import Batch, Objective
-from worldmodel.objectives.masked_pixels import MaskedPixelPrediction, MaskedPixelsConfig
+from worldmodel.objectives.masked_pixels import MaskedPixelPrediction, MaskedPixelsConfig, pixel_targets
 
 Make = Callable[..., tuple[Objective, Batch]]
 
@@ -44,7 +44,7 @@ def test_the_target_is_each_patchs_pixels_normalised_channel_by_channel(
 def test_raw_pixels_are_the_other_choice(make: Make) -> None:
     objective, batch = make(MaskedPixelsConfig(normalise=False))
     assert isinstance(objective, MaskedPixelPrediction)
-    targets = objective._targets(batch.views[0])
+    targets = pixel_targets(objective.encoder, batch.views[0], normalise=objective.config.normalise)
     assert targets.shape == (4, 32, 2 * 3 * 8 * 8)
     assert targets.min() >= 0 and targets.max() <= 1
     assert float(targets.mean()) == pytest.approx(float(batch.views[0].float().mean()) / 255, abs=1e-5)
