@@ -159,7 +159,8 @@ class Planner(Protocol):
             init_std: `(A,)`, their spread, usually the standard deviation of the data's actions.
             seeds: `(E,)` integers, one per environment.
             start: `(E, L, K, A)`, a plan to improve on: the initial mean, and one of the candidates. Or
-                `(E, P, L, K, A)`, several: the first is the mean, and as many as there is room for are candidates.
+                `(E, P, L, K, A)`, several: the first is the mean, and as many as there is room for are candidates,
+                but for those that repeat the first.
             deadline: seconds. The first iteration always runs; a further one is begun only if, at the pace of
                 the last, it ends in time. A plan then depends on the machine's speed, not on the seed alone.
 

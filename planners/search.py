@@ -127,10 +127,16 @@ class Search:
         return plans
 
     def with_starts(self, plans: Tensor) -> Tensor:
-        """Candidates `(E, S, L, K, A)`, the first of which are replaced by the plans to start from, if any."""
+        """Candidates `(E, S, L, K, A)`, the first of which are replaced by the plans to start from, if any.
+
+        Those that repeat the first one replace none: they would tell nothing, and make the elites look alike.
+        """
         if self._starts is not None:
             room = min(plans.shape[1], self._starts.shape[1])
-            plans[:, :room] = self._starts[:, :room]
+            starts = self._starts[:, :room]
+            new = (starts != starts[:, :1]).flatten(2).any(dim=2)
+            new[:, 0] = True
+            plans[:, :room] = torch.where(new[:, :, None, None, None], starts, plans[:, :room])
         return plans
 
     def evaluate(self, plans: Tensor) -> Tensor:

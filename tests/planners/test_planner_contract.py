@@ -262,6 +262,21 @@ def test_several_starts_are_candidates_as_many_as_there_is_room_for(factory: Fac
     assert same(one.actions, again.actions)
 
 
+def test_starts_that_repeat_the_first_leave_their_place_to_new_candidates(factory: Factory) -> None:
+    """Else the plan that is left, which is also the best of the elites, would count several times."""
+    first, other = torch.full((2, 1, 4, 1, 2), 0.25), torch.full((2, 1, 4, 1, 2), -0.5)
+    starts = torch.cat([first, first, other, first], dim=1)
+    starts[1, 3] = 0.75  # only in the first environment
+    cost = Recorder(quadratic(TARGET))
+    factory(samples=16).plan(cost, BOUNDS, MEAN, STD, seeds=[0, 1], start=starts)
+    asked = cost.plans[0]
+    repeated = (asked == starts[:, :1]).flatten(2).all(dim=2).sum(dim=1)
+    assert repeated.tolist() == [1, 1]
+    assert same(asked[:, 0], starts[:, 0])
+    if asked.shape[1] > 3:
+        assert same(asked[:, 2], starts[:, 2]) and same(asked[1, 3], starts[1, 3])
+
+
 def test_a_planner_with_a_memory_tells_its_size(factory: Factory) -> None:
     planner = factory()
     plan = planner.plan(quadratic(TARGET), BOUNDS, MEAN, STD, seeds=[0, 1])
