@@ -56,7 +56,7 @@ class Config:
     #: Frames with known states that a probe is fitted to.
     probe_frames: int = 200
     #: Training steps of V-JEPA.
-    pretrain_steps: int = 600
+    pretrain_steps: int = 4000
     #: Training steps of head and dynamics on a frozen encoder.
     frozen_steps: int = 1200
     #: Training steps where the encoder is trained with them.
@@ -72,8 +72,11 @@ class Config:
     collect: list[str] = field(default_factory=list)
     #: Of worldmodel pretrain: the recipe.
     pretrain: list[str] = field(
-        default_factory=lambda: ["objective.target_norm=centred", "objective.loss=l2"]
-    )
+        default_factory=lambda: [
+            "mask=future", "objective.target_norm=standardised", "objective.loss=l2", "objective.ema_start=0.98",
+            "objective.ema_end=0.99", "loop.lr=0.0003",
+        ]
+    )  # fmt: skip
     #: Of worldmodel train.
     train: list[str] = field(default_factory=lambda: ["method=lewm_cpu", "window=5", "loop.batch_size=32"])
     #: Of worldmodel plan: two actions of each plan, which takes half as long.
