@@ -40,12 +40,12 @@ def cem_with_momentum(
 
 def icem(samples: int = 64, iterations: int = 3, horizon: int = 4, action_block: int = 1) -> Planner:
     elites = max(1, samples // 6)
-    return ICEM(ICEMConfig(samples, iterations, elites, horizon, action_block))
+    return ICEM(ICEMConfig(samples, iterations, elites, horizon, action_block, decay=1.25, keep=0.3))
 
 
 def icem_white(samples: int = 64, iterations: int = 3, horizon: int = 4, action_block: int = 1) -> Planner:
     elites = max(1, samples // 6)
-    return ICEM(ICEMConfig(samples, iterations, elites, horizon, action_block, colour=0, decay=1, keep=1))
+    return ICEM(ICEMConfig(samples, iterations, elites, horizon, action_block, colour=0, keep=1))
 
 
 def mppi(samples: int = 64, iterations: int = 3, horizon: int = 4, action_block: int = 1) -> Planner:

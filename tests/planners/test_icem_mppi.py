@@ -62,7 +62,7 @@ def test_the_power_falls_as_it_should() -> None:
 
 
 def test_elites_mean_and_std_are_exact_with_the_remembered_ones_among_them() -> None:
-    config = ICEMConfig(40, 3, elites=6, horizon=5, keep=0.5, momentum=0.25, min_std=0.4)
+    config = ICEMConfig(40, 3, elites=6, horizon=5, decay=1.25, keep=0.5, momentum=0.25, min_std=0.4)
     recorder = Recorder()
     plan = ICEM(config).plan(recorder, FREE, ZERO, ONE, seeds=[0])
     assert [plans.shape[1] for plans in recorder.plans] == [40, 32, 26, 1]
@@ -109,7 +109,7 @@ def test_what_it_remembers_are_the_best_of_all_candidates() -> None:
 
 
 def test_no_memory_means_none() -> None:
-    planner = ICEM(ICEMConfig(30, 2, elites=6, horizon=3, keep=0.0))
+    planner = ICEM(ICEMConfig(30, 2, elites=6, horizon=3))
     plan = planner.plan(Recorder(), FREE, ZERO, ONE, seeds=[0])
     assert planner.memory == 0 and plan.elites is None
 
