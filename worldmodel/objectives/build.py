@@ -6,10 +6,13 @@ from worldmodel.models.masked_predictor import MaskedPredictorConfig
 from worldmodel.models.video_encoder import VideoEncoder
 from worldmodel.objectives.base import Objective, ObjectiveConfig
 from worldmodel.objectives.cpc import CPCConfig
+from worldmodel.objectives.dino import DINOConfig
+from worldmodel.objectives.ibot import IBOTConfig
 from worldmodel.objectives.joint_embedding import JointEmbeddingConfig
 from worldmodel.objectives.masked_latent import MaskedLatentConfig
 from worldmodel.objectives.masked_pixels import MaskedPixelsConfig
 from worldmodel.objectives.moco import MoCoConfig
+from worldmodel.objectives.swav import SwAVConfig
 
 #: Settings of each family of objectives by name. ``configs/objective/byol.yaml`` begins with one of them,
 #: ``joint_embedding_schema``, and says what makes it BYOL.
@@ -19,6 +22,9 @@ SCHEMAS: dict[str, type[ObjectiveConfig]] = {
     "joint_embedding": JointEmbeddingConfig,
     "moco": MoCoConfig,
     "cpc": CPCConfig,
+    "swav": SwAVConfig,
+    "dino": DINOConfig,
+    "ibot": IBOTConfig,
 }
 
 
