@@ -12,6 +12,8 @@ from worldmodel.objectives.joint_embedding import JointEmbeddingConfig
 from worldmodel.objectives.masked_latent import MaskedLatentConfig
 from worldmodel.objectives.masked_pixels import MaskedPixelsConfig
 from worldmodel.objectives.moco import MoCoConfig
+from worldmodel.objectives.pmax import PMAXConfig
+from worldmodel.objectives.pmin import PMINConfig
 from worldmodel.objectives.swav import SwAVConfig
 
 #: Settings of each family of objectives by name. ``configs/objective/byol.yaml`` begins with one of them,
@@ -25,6 +27,8 @@ SCHEMAS: dict[str, type[ObjectiveConfig]] = {
     "swav": SwAVConfig,
     "dino": DINOConfig,
     "ibot": IBOTConfig,
+    "pmin": PMINConfig,
+    "pmax": PMAXConfig,
 }
 
 
