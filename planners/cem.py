@@ -24,7 +24,7 @@ class CEMConfig:
     horizon: int = 12  # L, model steps
     action_block: int = 1  # K, environment actions per model step
     # Share of the first iteration's candidates whose noise is correlated over time. With the simulator as cost it saves
-    # 1 to 3 steps on the way to a goal (docs/planners.md, "What each part brings").
+    # up to 9 steps on the way to a goal (docs/planners.md, "What each part brings").
     correlated: float = 0.5
     min_std: float = 0.05  # floor of std, as a fraction of the initial std
     momentum: float = (

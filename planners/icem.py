@@ -27,7 +27,7 @@ class ICEMConfig:
     # Exponent of the noise's spectrum 1 / f**colour; 0: white, larger: smoother plans. Brings 12 to 30 goals.
     colour: float = 2.0
     # Each iteration draws this many times fewer than the last, at least 2 * elites. 1.25, as published, brings
-    # nothing beyond the interval (-3 to +3 goals).
+    # nothing beyond the interval (-4 to +5 goals).
     decay: float = 1.0
     # Share of the elites remembered, within a search and, by an MPCAgent, for the next one. 0.3, as published, brings
     # nothing beyond the interval (-2 to +3 goals).
