@@ -5,8 +5,10 @@ from __future__ import annotations
 from worldmodel.models.masked_predictor import MaskedPredictorConfig
 from worldmodel.models.video_encoder import VideoEncoder
 from worldmodel.objectives.base import Objective, ObjectiveConfig
+from worldmodel.objectives.cmae import CMAEConfig
 from worldmodel.objectives.cpc import CPCConfig
 from worldmodel.objectives.dino import DINOConfig
+from worldmodel.objectives.hybrid import HybridConfig
 from worldmodel.objectives.ibot import IBOTConfig
 from worldmodel.objectives.joint_embedding import JointEmbeddingConfig
 from worldmodel.objectives.masked_latent import MaskedLatentConfig
@@ -22,6 +24,8 @@ SCHEMAS: dict[str, type[ObjectiveConfig]] = {
     "vjepa": MaskedLatentConfig,
     "videomae": MaskedPixelsConfig,
     "joint_embedding": JointEmbeddingConfig,
+    "cmae": CMAEConfig,
+    "hybrid": HybridConfig,
     "moco": MoCoConfig,
     "cpc": CPCConfig,
     "swav": SwAVConfig,
