@@ -5,6 +5,7 @@ from __future__ import annotations
 from worldmodel.models.masked_predictor import MaskedPredictorConfig
 from worldmodel.models.video_encoder import VideoEncoder
 from worldmodel.objectives.base import Objective, ObjectiveConfig
+from worldmodel.objectives.beit import BEiTConfig
 from worldmodel.objectives.cmae import CMAEConfig
 from worldmodel.objectives.cpc import CPCConfig
 from worldmodel.objectives.dino import DINOConfig
@@ -17,6 +18,7 @@ from worldmodel.objectives.moco import MoCoConfig
 from worldmodel.objectives.pmax import PMAXConfig
 from worldmodel.objectives.pmin import PMINConfig
 from worldmodel.objectives.swav import SwAVConfig
+from worldmodel.objectives.tokenizer import TokenizerConfig
 
 #: Settings of each family of objectives by name. ``configs/objective/byol.yaml`` begins with one of them,
 #: ``joint_embedding_schema``, and says what makes it BYOL.
@@ -24,6 +26,8 @@ SCHEMAS: dict[str, type[ObjectiveConfig]] = {
     "vjepa": MaskedLatentConfig,
     "videomae": MaskedPixelsConfig,
     "joint_embedding": JointEmbeddingConfig,
+    "beit": BEiTConfig,
+    "tokenizer": TokenizerConfig,
     "cmae": CMAEConfig,
     "hybrid": HybridConfig,
     "moco": MoCoConfig,
