@@ -17,6 +17,12 @@ from worldmodel.objectives.masked_pixels import MaskedPixelsConfig
 from worldmodel.objectives.moco import MoCoConfig
 from worldmodel.objectives.pmax import PMAXConfig
 from worldmodel.objectives.pmin import PMINConfig
+from worldmodel.objectives.pretext import (
+    ContextPredictionConfig,
+    JigsawConfig,
+    RotationConfig,
+    TemporalOrderConfig,
+)
 from worldmodel.objectives.swav import SwAVConfig
 from worldmodel.objectives.tokenizer import TokenizerConfig
 
@@ -37,6 +43,10 @@ SCHEMAS: dict[str, type[ObjectiveConfig]] = {
     "ibot": IBOTConfig,
     "pmin": PMINConfig,
     "pmax": PMAXConfig,
+    "rotation": RotationConfig,
+    "context_prediction": ContextPredictionConfig,
+    "jigsaw": JigsawConfig,
+    "temporal_order": TemporalOrderConfig,
 }
 
 
