@@ -14,6 +14,8 @@ from worlds import run
 from tests.worldmodel.objectives.system_shares import all_losses
 
 NARROW = ("projector.hidden=24", "projector.width=16")
+FEW = ("projector.hidden=24", "projector.width=4")
+PROTOTYPES = (*NARROW, "prototypes=8", "views.small.count=1")
 #: System, changes of its settings, and strategy. Add yours: what looks at the whole batch belongs here.
 CASES = [
     ("simclr", NARROW, "ddp"),
@@ -22,6 +24,13 @@ CASES = [
     ("lejepa", NARROW, "ddp"),
     ("byol", (*NARROW, "predictor.hidden=8", "predictor.width=16"), "fsdp"),
     ("byol", (*NARROW, "predictor.hidden=8", "predictor.width=16", "distance=info_nce"), "ddp"),
+    ("siamese", NARROW, "ddp"),
+    ("imax", FEW, "ddp"),
+    ("moco", (*NARROW, "queue=20"), "ddp"),
+    ("cpc", (), "ddp"),
+    ("swav", PROTOTYPES, "ddp"),
+    ("dino", PROTOTYPES, "ddp"),
+    ("pmax", FEW, "ddp"),
 ]
 
 
