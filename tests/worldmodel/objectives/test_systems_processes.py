@@ -31,6 +31,10 @@ CASES = [
     ("swav", PROTOTYPES, "ddp"),
     ("dino", PROTOTYPES, "ddp"),
     ("pmax", FEW, "ddp"),
+    ("vjepa_variance", ("batch_covariance=1.0",), "ddp"),
+    ("vjepa_uniformity", (), "fsdp"),
+    ("cmae", (*NARROW, "view_predictor.hidden=8", "view_predictor.width=16"), "ddp"),
+    ("tokenizer", ("bits=4", "hidden=16"), "ddp"),
 ]
 
 
