@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.worldmodel.objectives.formulas import made, mean_token, same_loss_and_gradients, unit
+from tests.worldmodel.objectives.vectors import information, trained, vectors
 from worldmodel.objectives.base import Batch
 from worldmodel.objectives.dino import DINOConfig
 from worldmodel.objectives.ibot import IBOTConfig
@@ -146,6 +147,42 @@ def test_centres_follow_the_mean_of_the_teachers_outputs() -> None:
         ]
     torch.testing.assert_close(objective.centre, 0.1 * torch.cat(outputs).mean(dim=0), rtol=1e-4, atol=1e-6)
     assert "centre" in objective.state_dict()
+
+
+def test_centring_takes_away_what_all_samples_share() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = 0.2 * torch.randn(64, 8, generator=generator)
+    scores[:, 0] += 1.0  # one prototype dominates
+    found = []
+    for momentum in ("0.9", "1"):
+        objective, _ = made("dino", *NARROW, f"centre_momentum={momentum}")
+        for _ in range(60):
+            (outputs,) = objective.centred([scores], objective.centre)
+        found.append(information(outputs))
+    assert found[0] > 1.5  # of log 8 = 2.08
+    assert found[1] < 0.1
+
+
+def test_dino_collapses_without_sharpening() -> None:
+    kept, uniform = (
+        taught_by("target_temperature=0.04"),
+        taught_by("target_temperature=1.0"),
+    )
+    assert information(kept) > 0.8
+    assert information(uniform) < 0.1
+    assert uniform.max() < 0.2  # of 16 prototypes
+
+
+@torch.no_grad()
+def taught_by(change: str) -> Tensor:
+    """What the teacher says of 256 vectors after 200 steps."""
+    with torch.enable_grad():
+        sizes = ("projector.hidden=32", "projector.width=16", "prototypes=16", "ema_start=0.9")
+        objective = trained("dino", *sizes, change)
+    tokens = objective.target_encoder.encode(vectors(0, 256))
+    scores = objective.target_prototypes(objective.target_projector(tokens.mean(dim=(1, 2))))
+    (outputs,) = objective.centred([scores], objective.centre)
+    return outputs
 
 
 def test_the_teachers_prototypes_follow_too() -> None:
