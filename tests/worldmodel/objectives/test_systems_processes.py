@@ -30,6 +30,7 @@ CASES = [
     ("cpc", (), "ddp"),
     ("swav", PROTOTYPES, "ddp"),
     ("dino", PROTOTYPES, "ddp"),
+    ("ibot", PROTOTYPES, "ddp"),
     ("pmax", FEW, "ddp"),
     ("vjepa_variance", ("batch_covariance=1.0",), "ddp"),
     ("vjepa_uniformity", (), "fsdp"),
