@@ -24,6 +24,7 @@ class DINOConfig(JointEmbeddingConfig):
     only_distance: ClassVar[str] = "cross_entropy"
     only_target: ClassVar[str] = "ema"
 
+    #: "cross_entropy", the only one.
     distance: str = "cross_entropy"
     #: How many outputs student and teacher have.
     prototypes: int = 256

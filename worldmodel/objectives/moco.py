@@ -21,6 +21,7 @@ class MoCoConfig(JointEmbeddingConfig):
     only_distance: ClassVar[str] = "info_nce"
     only_target: ClassVar[str] = "ema"
 
+    #: "info_nce", the only one.
     distance: str = "info_nce"
     #: Keys of earlier steps that queries are compared with.
     queue: int = 1024

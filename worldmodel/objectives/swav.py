@@ -19,7 +19,9 @@ class SwAVConfig(JointEmbeddingConfig):
     only_distance: ClassVar[str] = "cross_entropy"
     only_target: ClassVar[str] = "stop"
 
+    #: "stop", the only one.
     target: str = "stop"
+    #: "cross_entropy", the only one.
     distance: str = "cross_entropy"
     #: How many; of the order of the batch size or less, or codes cannot use them equally.
     prototypes: int = 32
