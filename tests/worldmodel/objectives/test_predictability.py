@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from tests.worldmodel.objectives.formulas import made, mean_token, same_loss_and_gradients
+from tests.worldmodel.objectives.vectors import trained, vectors
 from worldmodel.objectives.base import Batch
 from worldmodel.objectives.pmax import PMAX, PMAXConfig, gaussian_infomax
 from worldmodel.objectives.pmin import PMINConfig, UnitPredictors
 from worldmodel.objectives.views import ViewConfig
+from worldmodel.training.monitors import effective_rank
 
 NARROW = ("projector.hidden=24", "projector.width=6")
 
@@ -134,6 +136,20 @@ def test_infomax_wants_unit_variance_and_no_correlation() -> None:
     assert abs(float(gaussian_infomax(white))) < 1e-4
     for worse in (white * 2, white / 2, white[:, [0, 0, 1]], white * 0):
         assert gaussian_infomax(worse) > 0.1
+
+
+def test_predictability_alone_collapses_and_diversity_prevents_it() -> None:
+    """No target is without gradient here, and none is a moving average."""
+
+    def code(*changes: str) -> Tensor:
+        objective = trained("pmax", "projector.hidden=32", "projector.width=8", *changes)
+        with torch.no_grad():
+            return code_of(objective, vectors(0, 256))
+
+    alone, kept = code("eps=1"), code("diversity=infomax")
+    assert alone.std(dim=0).mean() < 0.15
+    assert kept.std(dim=0).mean() > 0.6
+    assert effective_rank(kept) > 6  # of 8
 
 
 @pytest.mark.parametrize(
