@@ -155,19 +155,19 @@ def test_permutations_are_far_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "changes", "least"),
+    ("name", "changes", "steps", "least"),
     [
-        ("rotation", (), 0.7),
-        ("context_prediction", (), 0.4),
-        ("jigsaw", ("cells=2", "permutations=4"), 0.5),
-        ("temporal_order", (), 0.6),
+        ("rotation", (), 40, 0.7),
+        ("context_prediction", (), 40, 0.4),
+        ("jigsaw", ("cells=2", "permutations=4"), 40, 0.5),
+        ("temporal_order", (), 80, 0.5),
     ],
 )
-def test_held_out_clips_are_told_apart(name: str, changes: tuple[str, ...], least: float) -> None:
+def test_held_out_clips_are_told_apart(name: str, changes: tuple[str, ...], steps: int, least: float) -> None:
     objective = made(name, "view.jitter=0", "view.grey=0", *changes)
-    train_on_scenes(objective, 40, lr=4e-3, size=16)
+    train_on_scenes(objective, steps, lr=4e-3, size=16)
     figures = objective.monitor(batch_of_scenes(HELD_OUT))
-    assert figures["accuracy"] > least > 1.5 * figures["chance_accuracy"]
+    assert figures["accuracy"] > least > 1.4 * figures["chance_accuracy"]
 
 
 @pytest.mark.parametrize(
