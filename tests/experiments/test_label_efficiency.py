@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +113,11 @@ def test_every_command_composes_and_rows_differ_in_what_they_should() -> None:
     }
     video, recipe, _, plan = map(compose, stages(config, clean[0]))
     assert video.episodes == 1050 and plan.tasks == 100
-    assert (recipe.objective.target_norm, recipe.objective.loss) == ("centred", "l2")
-    assert recipe.held_out == train.held_out
+    assert recipe.held_out == train.held_out and recipe.loop.steps == config.pretrain_steps
+    typed = stages(replace(config, pretrain=["objective.target_norm=centred", "loop.steps=7"]), clean[0])[1]
+    assert (compose(typed).objective.target_norm, compose(typed).loop.steps) == ("centred", 7), (
+        "what is typed wins"
+    )
 
 
 def test_an_encoder_from_elsewhere_is_taken_as_it_is(tmp_path: Path) -> None:
