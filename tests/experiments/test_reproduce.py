@@ -60,7 +60,8 @@ def test_it_makes_a_table_a_report_and_a_picture_and_continues(
 ) -> None:
     out = tmp_path / "result"
     command = [
-        "reproduce", 'world.collect=["episodes=22","steps=6","workers=0"]', "world.steps=[1,2]", f"world.{QUICK}", "tasks=2",
+        "reproduce", 'world.collect=["episodes=22","steps=6","workers=0"]', "world.steps=[1,2]",
+        f"world.{QUICK}", "tasks=2",
         "seeds=[1]", "controls=[replay,noop]", f"out={out}",
     ]  # fmt: skip
     assert main(command) == 0
