@@ -146,9 +146,10 @@ gym.register("Broken-v0", Broken)
 """
 
 SCRIPT = """
-import multiprocessing, sys
+import multiprocessing, signal, sys
 from envs.collect import collect
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background of a shell would ignore it
     for index, _ in collect("worldmodel/TwoRoom-v0", 1_000_000, 12, workers=2):
         if index == 0:
             print(*[child.pid for child in multiprocessing.active_children()], flush=True)
