@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 
 import numpy as np
@@ -10,11 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from PIL import Image
 
 from worldmodel.masks import Coverage, Grid, Mask, MaskConfig, draw_masks
 from worldmodel.report.strips import spread
-from worldmodel.report.theme import LIGHT, Theme, drawing, new_figure, to_png
+from worldmodel.report.theme import LIGHT, Theme, drawing, few_colours, new_figure, to_png
 
 #: Places in CSS pixels: margin, column of names, longer side of a frame, gap between frames, head, space between bands.
 _MARGIN, _NAMES, _SIDE, _GAP, _HEAD, _BETWEEN, _FOOT = 26, 176, 42, 4, 66, 34, 54
@@ -78,15 +76,7 @@ def mask_picture(
             _place_map(page.axes(middle, top, right - middle - _CHART_GAP, band), measured[name], theme)
             _step_chart(page.axes(right, top, _CHART, band), measured[name], number + 1 == len(masks), theme)
         _legend(page, left, height - 24)
-        return _few_colours(to_png(page.figure))
-
-
-def _few_colours(png: bytes) -> bytes:
-    """The picture with a palette: it has few colours, and becomes a third of the size."""
-    memory = io.BytesIO()
-    image = Image.open(io.BytesIO(png)).convert("RGB").quantize(128, dither=Image.Dither.NONE)
-    image.save(memory, format="png", optimize=True)
-    return memory.getvalue()
+        return few_colours(to_png(page.figure))
 
 
 class _Page:
