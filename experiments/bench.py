@@ -7,13 +7,12 @@ Example:
     worldmodel bench what=[collect,load] against=[stable-worldmodel] peer_python=other/venv/bin/python
     worldmodel bench what=[cache] batch_size=128
     worldmodel bench what=[search] search.suites=[reacher] threads=1
+    worldmodel bench what=[decide] decide.world=reacher decide.model=runs/reproduce/reacher/train_seed0/model
     worldmodel bench what=[step] encoder=vit_large predictor=vjepa2 batch_size=24 precision=bf16 device=cuda
     worldmodel bench what=[upstream] upstream=vjepa2 encoder=vit_tiny predictor=small batch_size=2
 """
 
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,12 @@ import torch
 from omegaconf import MISSING
 
 from envs.world import describe
-from experiments import bench_collect, bench_load, bench_plan, bench_search
+from experiments import bench_collect, bench_decide, bench_load, bench_plan, bench_pretrain, bench_search
 from experiments.agents import latent_agent
 from experiments.bench_collect import CollectBench, store_episodes
+from experiments.bench_decide import DecideBench
 from experiments.bench_load import CODECS, PEER_FORMATS, PEERS, LoadBench
-from experiments.bench_plan import PlanBench
+from experiments.bench_plan import PlanBench, median_seconds
 from experiments.bench_search import SearchBench
 from experiments.bench_step import StepBench, measure
 from experiments.bench_upstream import compare
@@ -35,13 +35,9 @@ from planners.mpc import MPCConfig
 from planners.registry import PLANNERS
 from worldmodel.atomic import write_json
 from worldmodel.data.episodes import EpisodeStore
-from worldmodel.masks import MaskConfig, draw_masks
-from worldmodel.models.masked_predictor import MaskedPredictor, MaskedPredictorConfig
-from worldmodel.models.video_encoder import VideoEncoder, VideoEncoderConfig
+from worldmodel.models.masked_predictor import MaskedPredictorConfig
+from worldmodel.models.video_encoder import VideoEncoderConfig
 from worldmodel.models.world_model import ActionSpec, WorldModel, WorldModelConfig
-from worldmodel.objectives.base import Batch
-from worldmodel.objectives.masked_latent import MaskedLatentConfig, MaskedLatentPrediction
-from worldmodel.training.loop import LoopConfig, make_optimizer, train_step
 from worldmodel.training.machine import choose_device
 
 SCHEMAS = {f"planner/{kind}": found[0] for kind, found in PLANNERS.items()}
@@ -52,7 +48,8 @@ class Config:
     """Settings of a benchmark."""
 
     #: Which of collect, pretrain, plan, load (windows of episodes), cache (a frozen encoder's tokens), step (training
-    #: steps: memory, utilisation), upstream and search (what parts of a search bring) to measure.
+    #: steps: memory, utilisation), upstream, search (what parts of a search bring) and decide (seconds per decision
+    #: beside goals reached) to measure.
     what: list[str] = field(default_factory=lambda: ["collect", "pretrain", "plan"])
     #: Gymnasium id of the environment.
     env: str = "worldmodel/TwoRoom-v0"
@@ -66,7 +63,8 @@ class Config:
     window_frames: int = 0
     #: For load: which formats, of ours (raw, jpeg, mp4) and of stable-worldmodel (hdf5, lance, folder, video).
     formats: list[str] = field(default_factory=lambda: [*CODECS, *PEER_FORMATS])
-    #: Other libraries to measure in the same run: for collect and load stable-worldmodel, for plan also torch-world.
+    #: Other libraries to measure in the same run: for collect and load stable-worldmodel, for plan also torch-world,
+    #: for decide torch-world alone.
     against: list[str] = field(default_factory=list)
     #: Python of the environment in which those are installed; empty: this one.
     peer_python: str = ""
@@ -91,14 +89,14 @@ class Config:
     planner: Any = MISSING
     plan: PlanBench = field(default_factory=PlanBench)
     search: SearchBench = field(default_factory=SearchBench)
+    decide: DecideBench = field(default_factory=DecideBench)
 
     def __post_init__(self) -> None:
-        known = ("collect", "pretrain", "plan", "load", "cache", "step", "upstream", "search")
-        if set(self.what) - set(known) or not self.what:
-            raise ValueError(f"what={self.what}: choose some of {', '.join(known)}")
+        if set(self.what) - set(_BENCHES) or not self.what:
+            raise ValueError(f"what={self.what}: choose some of {', '.join(_BENCHES)}")
         if "upstream" in self.what and not self.upstream:
             raise ValueError("what=[upstream] needs a checkout of facebookresearch/vjepa2: upstream=PATH")
-        peers = bench_plan.PEERS if self.what == ["plan"] else PEERS
+        peers = {"plan": bench_plan.PEERS, "decide": bench_decide.PEERS}.get("".join(self.what), PEERS)
         if set(self.against) - set(peers):
             raise ValueError(
                 f"against={self.against}: for what={self.what} choose some of {', '.join(peers)}"
@@ -120,24 +118,15 @@ def run(config: Config) -> dict[str, Any]:
     config = replace(config, device=choose_device(config.device))
     if config.threads:
         torch.set_num_threads(config.threads)
-    benches = {
-        "collect": bench_collecting,
-        "pretrain": bench_pretrain,
-        "plan": bench_planning,
-        "load": bench_loading,
-        "cache": bench_cache,
-        "step": bench_step,
-        "upstream": bench_upstream,
-        "search": lambda config: bench_search.measure(config.search),
-    }
+    out = _out_file(config.out)
     results: dict[str, Any] = {"threads": torch.get_num_threads(), "torch": torch.__version__}
     for name in config.what:
-        for row, value in benches[name](config).items():
+        for row, value in _BENCHES[name](config).items():
             results[row] = value
             if name != "search":  # its table has been printed as it came
                 print(f"{row:64} {_figure(value):>10}", flush=True)
-    if config.out:
-        write_json(Path(config.out), results)
+    if out:
+        write_json(out, results)
     return results
 
 
@@ -148,28 +137,11 @@ def bench_collecting(config: Config) -> dict[str, float]:
     )
 
 
-def bench_pretrain(config: Config) -> dict[str, float]:
-    """Clips per second of whole V-JEPA training steps."""
-    size = config.encoder
-    torch.manual_seed(0)
-    clip = torch.randint(
-        0, 256, (config.batch_size, size.frames, 3, size.image_size, size.image_size), dtype=torch.uint8
+def bench_pretraining(config: Config) -> dict[str, float]:
+    """Clips per second of whole V-JEPA training steps; see `experiments.bench_pretrain`."""
+    return bench_pretrain.measure(
+        config.encoder, config.predictor, config.batch_size, config.device, config.repeats
     )
-    masks = draw_masks({"random_tube": MaskConfig()}, size.grid, 0, range(config.batch_size))
-    batch = Batch(0, range(config.batch_size), (clip,), masks).to(config.device)
-    figures = {}
-    for precision in ("fp32", "bf16"):
-        encoder = VideoEncoder(size)
-        predictor = MaskedPredictor(config.predictor, encoder.grid, encoder.width)
-        objective = MaskedLatentPrediction(encoder, predictor, MaskedLatentConfig()).to(config.device)
-        loop = LoopConfig(precision=precision)
-        optimizer = make_optimizer(objective, loop)
-
-        def step(objective=objective, optimizer=optimizer, loop=loop) -> None:  # type: ignore[no-untyped-def]
-            train_step(objective, optimizer, batch, loop)
-
-        figures[f"pretrain: clips/s, {precision}"] = config.batch_size / _median_seconds(step, config.repeats)
-    return figures
 
 
 def bench_planning(config: Config) -> dict[str, float]:
@@ -190,9 +162,14 @@ def bench_planning(config: Config) -> dict[str, float]:
     for count in (1, 8):
         agent = latent_agent(model, config.planner, GoalCostConfig(), MPCConfig(), config.device)
         agent.reset(frames[:count], range(count))
-        seconds = _median_seconds(lambda agent=agent, count=count: agent.act(frames[:count]), config.repeats)  # type: ignore[misc]
+        seconds = median_seconds(lambda agent=agent, count=count: agent.act(frames[:count]), config.repeats)  # type: ignore[misc]
         figures[f"plan: ms per decision, {count} environments"] = 1000 * seconds / count
     return figures | bench_plan.measure(config.plan, config.planner, config.repeats, config.device)
+
+
+def bench_deciding(config: Config) -> dict[str, float]:
+    """Seconds per decision where goals are reached; see `experiments.bench_decide`."""
+    return bench_decide.measure(config.decide, config.against, config.peer_python)
 
 
 def bench_loading(config: Config) -> dict[str, float]:
@@ -269,20 +246,32 @@ def _world_model(config: Config) -> WorldModel:
     return WorldModel(WorldModelConfig(encoder=config.encoder, actions=actions))
 
 
+def _out_file(out: str) -> Path | None:
+    """Where the results go, in a directory that exists then: what fails would otherwise fail after minutes of work."""
+    if not out:
+        return None
+    path = Path(out).expanduser()
+    if path.is_dir():
+        raise ValueError(f"out={out} is a directory; name a file in it: out={path / 'bench.json'}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
 def _figure(value: float) -> str:
     return f"{value:.1f}" if value >= 10 else f"{value:.3g}"
 
 
-def _median_seconds(work: Callable[[], Any], repeats: int) -> float:
-    times = []
-    for _ in range(repeats + 3):
-        began = time.perf_counter()
-        work()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - began)
-    return sorted(times[3:])[repeats // 2]
-
+_BENCHES = {
+    "collect": bench_collecting,
+    "pretrain": bench_pretraining,
+    "plan": bench_planning,
+    "load": bench_loading,
+    "cache": bench_cache,
+    "step": bench_step,
+    "upstream": bench_upstream,
+    "search": lambda config: bench_search.measure(config.search),
+    "decide": bench_deciding,
+}
 
 if __name__ == "__main__":
     from experiments.cli import main_for

@@ -215,6 +215,18 @@ def in_turns(sides: dict[str, Callable[[], Any]], repeats: int) -> dict[str, lis
     return times
 
 
+def median_seconds(work: Callable[[], Any], repeats: int) -> float:
+    """Of a call, after three that warm up."""
+    times = []
+    for _ in range(repeats + 3):
+        began = time.perf_counter()
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - began)
+    return sorted(times[3:])[repeats // 2]
+
+
 def measure_peer(name: str, python: str, bench: PlanBench, planner: Any, repeats: int) -> dict[str, float]:
     """Solves by another library's planner and predictor with our weights, and ours, in one process of its environment.
 

@@ -44,11 +44,7 @@ def main(name: str, settings: dict[str, Any]) -> dict[str, float]:
         own = dynamics.rollout(drawn[0][:1, :, None], plans.new_zeros(1, 0, *plans.shape[3:]), plans)[
             0, :, :, 0
         ]
-    apart = float((theirs - own).abs().max() / own.abs().max())
-    if not apart < 1e-3:
-        raise SystemExit(
-            f"{name} does not predict what we predict: the largest difference is {apart:.1g} of the range"
-        )
+    apart = largest_difference(theirs, own, name)
     sides: dict[str, Solve] = {name: solve}
     for precision in bench.precisions:
         imagine = dynamics_of.fast_rollout(dynamics, dynamics_of.RolloutConfig(precision))
@@ -67,16 +63,37 @@ def main(name: str, settings: dict[str, Any]) -> dict[str, float]:
     return figures
 
 
+def largest_difference(theirs: Any, own: Any, name: str) -> float:
+    """Of predictions, as a share of the range of ours; ends the process where they are not the same function."""
+    apart = float((theirs - own).abs().max() / own.abs().max())
+    if not apart < 1e-3:
+        raise SystemExit(
+            f"{name} does not predict what we predict: the largest difference is {apart:.1g} of the range"
+        )
+    return apart
+
+
 def torch_world(
     torch: Any, dynamics: Any, planner: Any, start: Any, goal: Any
 ) -> tuple[Solve, Callable[[Any], Any]]:
     """Its LeWM with our weights, planned by its CEM."""
+    model = torch_world_lewm(torch, dynamics, 2)
+    cem = importlib.import_module("torch_world.planning.cem").CEM(
+        planner.horizon, dynamics.actions_per_step * 2, planner.samples, planner.elites, planner.iterations
+    )
+
+    def solve() -> Any:
+        return cem(model, start, goal[:, 0])
+
+    return solve, lambda plans: model.rollout(start[:1].expand(len(plans), -1, -1), plans)[:, 1:]
+
+
+def torch_world_lewm(torch: Any, dynamics: Any, action_dim: int) -> Any:
+    """Its LeWM with the weights of our predictor; latents take the place of its encoder's."""
     c = dynamics.config
-    lewm = importlib.import_module("torch_world.models.jepa").LeWM
-    size = dynamics.actions_per_step * 2
-    model = lewm(
-        torch.nn.Identity(), size, embed_dim=c.width, history=c.context, depth=c.depth, num_heads=c.heads,
-        head_dim=c.head_width, mlp_dim=c.mlp_hidden, proj_dim=c.projection,
+    model = importlib.import_module("torch_world.models.jepa").LeWM(
+        torch.nn.Identity(), dynamics.actions_per_step * action_dim, embed_dim=c.width, history=c.context,
+        depth=c.depth, num_heads=c.heads, head_dim=c.head_width, mlp_dim=c.mlp_hidden, proj_dim=c.projection,
     ).eval()  # fmt: skip
     embed = dynamics.embed_action
     pairs = [
@@ -93,14 +110,23 @@ def torch_world(
     with torch.no_grad():
         model.pos_embed.copy_(dynamics.table.transpose(0, 1))
         _copy(pairs)
-    cem = importlib.import_module("torch_world.planning.cem").CEM(
-        planner.horizon, size, planner.samples, planner.elites, planner.iterations
-    )
+        for theirs, own in zip(model.predictor.blocks, dynamics.blocks, strict=True):
+            _fold_norms(theirs.modulation[1], own)
+    return model
 
-    def solve() -> Any:
-        return cem(model, start, goal[:, 0])
 
-    return solve, lambda plans: model.rollout(start[:1].expand(len(plans), -1, -1), plans)[:, 1:]
+def _fold_norms(modulation: Any, block: Any) -> None:
+    """Weights w and biases b of a block's norms into the modulation behind them, where the other library has none:
+
+    (w x + b) (1 + scale) + shift = x (1 + (w (1 + scale) - 1)) + (b (1 + scale) + shift).
+    """
+    weight, bias = (part.unflatten(0, (6, -1)) for part in (modulation.weight, modulation.bias))
+    for shift, norm in ((0, block.norm1), (3, block.norm2)):
+        scale = shift + 1
+        weight[shift] += norm.bias[:, None] * weight[scale]
+        bias[shift] += norm.bias * (1 + bias[scale])
+        weight[scale] *= norm.weight[:, None]
+        bias[scale] = norm.weight * (1 + bias[scale]) - 1
 
 
 def stable_worldmodel(
