@@ -77,10 +77,10 @@ def margin_loss(first: Tensor, second: Tensor, margin: float) -> Tensor:
 
 
 def gaussian_information(first: Tensor, second: Tensor, noise: float) -> Tensor:
-    """IMAX (Becker & Hinton 1992): minus the mutual information of two views' embeddings, taken as Gaussian.
+    """IMAX (Becker & Hinton 1992): minus the information that two views' embeddings share, taken as Gaussian.
 
-    Both are one signal with noise of their own: ``1/2 log(det cov(a + b) / det cov(a - b))`` nats, for one feature
-    ``1/2 log(var(a + b) / var(a - b))``.
+    Both are one signal with noise of their own; their mean tells ``1/2 log(det cov(a + b) / det cov(a - b))`` nats of
+    the signal, for one feature ``1/2 log(var(a + b) / var(a - b))``. (Each tells less of the other.)
 
     Args:
         first: ``(B, D)``; ``B`` over all processes should be several times ``D``.
