@@ -41,6 +41,7 @@ JOBS: Mapping[str, str] = {
     "reacher": "experiments.reacher",
     "reproduce": "experiments.reproduce",
     "hierarchy": "experiments.hierarchy",
+    "compare_objectives": "experiments.compare_objectives",
     "label_efficiency": "experiments.label_efficiency",
     "train": "experiments.train",
     "train_value": "experiments.train_value",
