@@ -7,7 +7,7 @@ Example:
     worldmodel compare_objectives
     worldmodel compare_objectives comparison=ablations
     worldmodel compare_objectives 'rows=[vjepa,byol,untrained]'
-    worldmodel compare_objectives data=VIDEOS 'labels={action: labels.csv}' steps=5000 'encoder=["encoder=small64"]'
+    worldmodel compare_objectives data=VIDEOS 'labels={action: labels.csv}' 'encoder_settings=["encoder=small64"]'
 """
 
 from collections.abc import Iterator
@@ -60,18 +60,19 @@ class Config:
     #: Labelled clips of each of these.
     clips: int = 8
     #: Settings of worldmodel pretrain that all rows share: the encoder,
-    encoder: list[str] = field(default_factory=lambda: ["encoder=tiny", "encoder.frames=4"])
+    encoder_settings: list[str] = field(default_factory=lambda: ["encoder=tiny", "encoder.frames=4"])
     #: and how it is trained.
-    pretrain: list[str] = field(default_factory=lambda: ["loop.batch_size=32"])
-    #: Of worldmodel probe. One setting of each head: none is tuned for a row.
-    probe: list[str] = field(
+    pretrain_settings: list[str] = field(default_factory=lambda: ["loop.batch_size=32"])
+    #: Of worldmodel probe. One setting of each head, for all rows.
+    probe_settings: list[str] = field(
         default_factory=lambda: [
             "probe=all", "probe.linear.lrs=[0.01]", "probe.linear.weight_decays=[0.001]",
-            "probe.attentive_training.lrs=[0.001]", "probe.attentive_training.weight_decays=[0.01]",
+            "probe.attentive_training.lrs=[0.003]", "probe.attentive_training.weight_decays=[0.01]",
+            "probe.attentive_training.epochs=60", "probe.attentive_training.warmup=0.1",
         ]
     )  # fmt: skip
     #: Of worldmodel train, for rows that are planned with.
-    train: list[str] = field(
+    train_settings: list[str] = field(
         default_factory=lambda: ["episodes=100", "method=lewm_cpu", "window=5", "loop.steps=600"]
     )
     #: Of worldmodel plan.
@@ -121,7 +122,7 @@ def pretraining(config: Config, name: str) -> Stage:
         key, row = BEGINS_WITH[name]
         own = [*own, f"{key}={config.out}/{row}/pretrain/model"]
     overrides = [
-        *data, f"loop.steps={config.steps}", *config.encoder, "report=false", *own, *config.pretrain,
+        *data, f"loop.steps={config.steps}", *config.encoder_settings, "report=false", *own, *config.pretrain_settings,
         f"seed={config.seed}", f"out={config.out}/{name}/pretrain",
     ]  # fmt: skip
     return Stage(f"{name}/pretrain", "learns", "pretrain", overrides)
@@ -132,8 +133,8 @@ def probing(config: Config, name: str) -> Iterator[Stage]:
     for label, file in labels_of(config).items():
         views = [] if config.data else ["views.resize=1", "views.stride=2"]
         overrides = [
-            f"model={config.out}/{name}/pretrain/model", f"data={file}", *views, *config.probe, f"seed={config.seed}",
-            f"features={config.out}/features", f"out={config.out}/{name}/probe_{label}",
+            f"model={config.out}/{name}/pretrain/model", f"data={file}", *views, *config.probe_settings,
+            f"seed={config.seed}", f"features={config.out}/features", f"out={config.out}/{name}/probe_{label}",
         ]  # fmt: skip
         yield Stage(f"{name}/probe_{label}", f"probes of {label}", "probe", overrides)
 
@@ -143,7 +144,10 @@ def planning(config: Config, name: str) -> Iterator[Stage]:
     out, seed = f"{config.out}/{name}", f"seed={config.seed}"
     learned = [f"data={config.out}/video", config.share, f"encoder_from={out}/pretrain/model"]
     yield Stage(
-        f"{name}/train", "head and dynamics", "train", [*learned, *config.train, seed, f"out={out}/train"]
+        f"{name}/train",
+        "head and dynamics",
+        "train",
+        [*learned, *config.train_settings, seed, f"out={out}/train"],
     )
     played = [f"model={out}/train/model", f"env={config.env}"]
     yield Stage(
@@ -170,10 +174,11 @@ def run(config: Config) -> dict[str, Any]:
         write_labelled_clips(out / "labelled", out / "video", config.held_out, config.clips, config.seed)
     names = list(config.settings)
     wanted = [name for name in names if any(fnmatch(name, pattern) for pattern in config.rows or ["*"])]
-    for position, name in enumerate(dict.fromkeys([UNTRAINED, *wanted]), start=1):
+    making = list(dict.fromkeys([UNTRAINED, *wanted]))
+    for position, name in enumerate(making, start=1):
         make_row(config, out, name)
         spent = sum(seconds_of(path) for path in (out / name).iterdir() if path.is_dir())
-        print(f"{position:3} of {len(wanted)}   {name:24} {spent:6.1f} s", flush=True)
+        print(f"{position:3} of {len(making)}   {name:24} {spent:6.1f} s", flush=True)
     finished = [name for name in names if (out / name / "measures.json").exists()]
     rows = [read_row(out, name, labels_of(config), config.steps) for name in finished]
     commands = {name: pretraining(config, name).command for name in finished if name != UNTRAINED}

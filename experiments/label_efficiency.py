@@ -67,7 +67,7 @@ class Config:
     #: is collected and pretrained on like the world's own.
     transfer_from: str = ""
     #: Settings of the encoder, for pretraining and for encoders that begin with random weights.
-    encoder: list[str] = field(default_factory=lambda: ["encoder=tiny"])
+    encoder_settings: list[str] = field(default_factory=lambda: ["encoder=tiny"])
     #: Further settings of worldmodel collect, the same for all rows.
     collect: list[str] = field(default_factory=list)
     #: Of worldmodel pretrain: the recipe.
@@ -180,10 +180,10 @@ def training(config: Config, method: str, encoder: str) -> list[str]:
         begin = (
             ["variant=frozen", f"encoder_from={encoder}"]
             if encoder
-            else ["variant=untrained", *config.encoder]
+            else ["variant=untrained", *config.encoder_settings]
         )
         return [*begin, f"loop.steps={config.frozen_steps}"]
-    tuned = [f"encoder_from={encoder}", f"loop.lr={config.tuned_lr}"] if encoder else config.encoder
+    tuned = [f"encoder_from={encoder}", f"loop.lr={config.tuned_lr}"] if encoder else config.encoder_settings
     return ["variant=end_to_end", *tuned, f"loop.steps={config.pixel_steps}"]
 
 
@@ -204,8 +204,9 @@ def pretrain(config: Config, world: str, seed: int) -> Stage:
     """V-JEPA on a world's video; it looks at no action."""
     place = place_of(world, seed)
     overrides = [
-        f"data={config.out}/{place}/video", config.share, f"loop.steps={config.pretrain_steps}", *config.encoder,
-        "report=false", *config.pretrain, f"seed={seed}", f"out={config.out}/{place}/pretrain",
+        f"data={config.out}/{place}/video", config.share, f"loop.steps={config.pretrain_steps}",
+        *config.encoder_settings, "report=false", *config.pretrain, f"seed={seed}",
+        f"out={config.out}/{place}/pretrain",
     ]  # fmt: skip
     return Stage(f"{place}/pretrain", "V-JEPA learns from the video.", "pretrain", overrides)
 

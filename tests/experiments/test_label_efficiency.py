@@ -228,3 +228,14 @@ def test_the_picture_takes_any_number_of_worlds_rows_and_seeds(theme: Any) -> No
             enumerate(label_efficiency.METHODS)]  # fmt: skip
     both = {w: {**controls[NOISE], "random": row("x", 3)} for w in ("a", "b")}
     assert label_picture(rows, both, theme).startswith(b"\x89PNG")
+
+
+def test_every_list_of_settings_can_be_typed() -> None:
+    """A field called `encoder` could not: Hydra took it for the group of that name."""
+    from experiments.settings import compose_settings
+
+    typed = ["collect", "pretrain", "train", "plan", "encoder_settings"]
+    config = compose_settings(
+        "label_efficiency", Config, [f'{name}=["seed=1"]' for name in typed]
+    ).to_object()
+    assert all(getattr(config, name) == ["seed=1"] for name in typed)
