@@ -35,6 +35,8 @@ EXTRAS = {
     "huggingface": ("transformers", "models of Hugging Face"),
     "timm": ("timm", "encoders of timm"),
     "slurm": ("submitit", "worldmodel slurm"),
+    "cma": ("cma", "planner=cma"),
+    "nevergrad": ("nevergrad", "planner=nevergrad"),
 }
 NO_CAMERA = "only worlds seen by a camera need it, such as Pusher-v5; TwoRoom, Reacher and the demo do not"
 #: Backend of OpenGL -> what installs it on Debian and Ubuntu.

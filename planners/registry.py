@@ -10,10 +10,11 @@ from planners.cma_es import CMAES, CMAESConfig
 from planners.gradient import Gradient, GradientConfig
 from planners.icem import ICEM, ICEMConfig
 from planners.mppi import MPPI, MPPIConfig
+from planners.nevergrad import Nevergrad, NevergradConfig
 from planners.random_shooting import RandomShooting, RandomShootingConfig
 from planners.refine import CEMGradient, CEMGradientConfig
 
-#: Kind to the dataclass of its settings and the planner. `cma` needs the package of that name.
+#: Kind to the dataclass of its settings and the planner. `cma` and `nevergrad` need the package of that name.
 PLANNERS: dict[str, tuple[type[Any], type[Any]]] = {
     "cem": (CEMConfig, CEM),
     "icem": (ICEMConfig, ICEM),
@@ -22,6 +23,7 @@ PLANNERS: dict[str, tuple[type[Any], type[Any]]] = {
     "gradient": (GradientConfig, Gradient),
     "cem_gradient": (CEMGradientConfig, CEMGradient),
     "cma": (CMAESConfig, CMAES),
+    "nevergrad": (NevergradConfig, Nevergrad),
 }
 #: Kinds that follow the cost's gradient: they need a cost made of torch operations, as a simulator's is not.
 NEEDS_GRADIENT = ("gradient", "cem_gradient")

@@ -7,6 +7,7 @@ import time
 from typing import Protocol
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from planners.base import Planner
 from planners.cem import CEM, CEMConfig
@@ -14,6 +15,7 @@ from planners.cma_es import CMAES, CMAESConfig
 from planners.gradient import Gradient, GradientConfig
 from planners.icem import ICEM, ICEMConfig
 from planners.mppi import MPPI, MPPIConfig
+from planners.nevergrad import Nevergrad, NevergradConfig
 from planners.random_shooting import RandomShooting, RandomShootingConfig
 from planners.refine import CEMGradient, CEMGradientConfig, Refine
 
@@ -88,14 +90,25 @@ def cma(samples: int = 64, iterations: int = 3, horizon: int = 4, action_block: 
     return CMAES(CMAESConfig(max(samples, 4), iterations, horizon, action_block))
 
 
-LEARNERS = [
-    cem, cem_with_momentum, icem, icem_white, mppi, gradient_adam, gradient_sgd, cem_gradient, icem_then_mppi,
-    pytest.param(cma, marks=pytest.mark.skipif(not importlib.util.find_spec("cma"), reason="needs cma")),
-]  # fmt: skip
+def nevergrad(samples: int = 64, iterations: int = 3, horizon: int = 4, action_block: int = 1) -> Planner:
+    return Nevergrad(NevergradConfig(max(samples, 4), iterations, horizon, action_block))
+
+
+def needs(factory: Factory) -> ParameterSet:
+    """Skipped where the package of that name is not installed."""
+    name = name_of(factory)
+    skip = pytest.mark.skipif(not importlib.util.find_spec(name), reason=f"needs {name}")
+    return pytest.param(factory, marks=skip)
 
 
 def name_of(factory: Factory) -> str:
     return factory.__name__  # type: ignore[attr-defined,no-any-return]
+
+
+LEARNERS = [
+    cem, cem_with_momentum, icem, icem_white, mppi, gradient_adam, gradient_sgd, cem_gradient, icem_then_mppi,
+    needs(cma), needs(nevergrad),
+]  # fmt: skip
 
 
 @pytest.fixture(params=[*LEARNERS, random_shooting], ids=name_of)

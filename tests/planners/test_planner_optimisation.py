@@ -13,6 +13,7 @@ from torch import Tensor
 
 from planners.base import Bounds, Planner
 from planners.cma_es import CMAESConfig
+from planners.nevergrad import ALGORITHMS, NevergradConfig
 from planners.problems import Problem, double_integrator, drive, pendulum, progress
 from planners.registry import NEEDS_GRADIENT, PLANNERS, build_planner, planner_kind
 
@@ -101,6 +102,10 @@ def quadratic_rest(plans: Tensor) -> Tensor:
     return 0.1 * plans[..., 1].square().mean(dim=(2, 3))
 
 
+#: Kinds that need the package of that name.
+OPTIONAL = ("cma", "nevergrad")
+
+
 def documented(kind: str) -> Any:
     """The settings that `planner=KIND` stands for on a command line."""
     omegaconf = pytest.importorskip("omegaconf")
@@ -117,8 +122,8 @@ def usual(kind: str) -> Any:
 @pytest.mark.parametrize("settings", [usual, documented])
 @pytest.mark.parametrize("kind", list(PLANNERS))
 def test_two_ways_are_not_averaged_away(kind: str, settings: Callable[[str], Any]) -> None:
-    if kind == "cma":
-        pytest.importorskip("cma")
+    if kind in OPTIONAL:
+        pytest.importorskip(kind)
     planner = build_planner(settings(kind))
     plan = planner.plan(two_ways, BOUNDS, MEAN, STD, seeds=range(16))
     side = plan.actions[..., 0].mean(dim=(1, 2))
@@ -139,14 +144,15 @@ SMALL: dict[str, dict[str, Any]] = {
     "gradient": {"samples": 16, "iterations": 10, "lr": 0.3},
     "cem_gradient": {"samples": 64, "iterations": 3, "elites": 10, "steps": 4, "restarts": 2},
     "cma": {"samples": 24, "iterations": 8},
+    "nevergrad": {"samples": 24, "iterations": 8},
 }
 
 
 @pytest.mark.parametrize("make", PROBLEMS, ids=lambda make: make.__name__)
 @pytest.mark.parametrize("kind", list(PLANNERS))
 def test_the_goal_is_reached(kind: str, make: Callable[[], Problem]) -> None:
-    if kind == "cma":
-        pytest.importorskip("cma")
+    if kind in OPTIONAL:
+        pytest.importorskip(kind)
     problem = make()
     config = PLANNERS[kind][0](horizon=16, action_block=problem.action_block, **SMALL[kind])
     distances = drive(build_planner(config), problem, 40, seeds=[0, 1])
@@ -176,7 +182,7 @@ def test_every_kind_is_known_by_its_settings() -> None:
     for kind, (config_class, planner_class) in PLANNERS.items():
         config = config_class()
         assert planner_kind(config) == kind
-        if kind != "cma" or importlib.util.find_spec("cma"):
+        if kind not in OPTIONAL or importlib.util.find_spec(kind):
             planner = build_planner(config)
             assert type(planner) is planner_class
             assert (planner.horizon, planner.action_block) == (config.horizon, config.action_block)
@@ -197,7 +203,7 @@ def test_who_needs_gradients_says_so() -> None:
             return plans.square().sum(dim=(2, 3, 4))
 
     for kind, (config_class, _) in PLANNERS.items():
-        if kind == "cma" and not importlib.util.find_spec("cma"):
+        if kind in OPTIONAL and not importlib.util.find_spec(kind):
             continue
         planner = build_planner(config_class())
         if kind in NEEDS_GRADIENT:
@@ -211,6 +217,7 @@ BAD: dict[str, list[Any]] = {
     "samples": [0], "iterations": [0], "horizon": [0], "action_block": [0], "elites": [0, 10**6], "colour": [-1.0],
     "decay": [0.5], "keep": [1.5], "momentum": [1.5], "min_std": [-0.1, float("nan")], "temperature": [0.0],
     "lr": [0.0, INF], "optimizer": ["adagrad"], "spread": [-1.0], "sigma": [0.0], "steps": [0], "restarts": [0],
+    "algorithm": ["NGOpt"],
 }  # fmt: skip
 
 
@@ -236,3 +243,18 @@ def test_cma_finds_a_plan_that_is_on_a_bound_in_one_direction_only() -> None:
         Bounds([-1, -1], [1, 1]), torch.zeros(2), torch.full((2,), 0.5), seeds=[0, 1, 2],
     )  # fmt: skip
     assert (plan.cost - 16.0).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_algorithm_of_nevergrad_gets_better_and_repeats_itself(algorithm: str) -> None:
+    pytest.importorskip("nevergrad")
+    cost = quadratic(torch.tensor([0.7, -0.7]))
+
+    def run(iterations: int) -> Any:
+        config = NevergradConfig(samples=16, iterations=iterations, horizon=3, algorithm=algorithm)
+        return build_planner(config).plan(cost, BOUNDS, MEAN, STD, seeds=range(4))
+
+    one, many = run(1), run(16)
+    assert (many.cost < one.cost).all()
+    assert torch.equal(many.actions, run(16).actions)
+    assert (many.actions.abs() <= 1).all()

@@ -146,6 +146,19 @@ def test_compiled_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(result, dynamics.rollout(*given), atol=1e-5, rtol=1e-5)
 
 
+def test_nothing_is_kept_for_a_backward_pass_that_plans_do_not_ask_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function, mode: function)
+    dynamics = make("adaln", tokens=1)
+    given = inputs(dynamics, 2, count=3, length=3)
+    for config in (RolloutConfig(), RolloutConfig(compile=True)):
+        rollout = fast_rollout(dynamics, config)
+        assert not rollout(*given).requires_grad
+        assert rollout(*given[:2], given[2].requires_grad_()).requires_grad
+        given[2].requires_grad_(False)
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

@@ -75,7 +75,8 @@ def fast_rollout(
     def run(context: Tensor, past_actions: Tensor, plans: Tensor) -> Tensor:
         if plans.requires_grad:
             return plain(context, past_actions, plans)
-        with torch.autocast(kind, torch.bfloat16, enabled=half):
+        # Without gradients, also where the caller allows them: a CUDA graph would be made anew for a backward pass.
+        with torch.no_grad(), torch.autocast(kind, torch.bfloat16, enabled=half):
             latents = fast(context, past_actions, plans)
         return latents.clone() if config.cuda_graphs else latents  # which the next replay would overwrite
 
