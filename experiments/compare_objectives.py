@@ -7,7 +7,7 @@ Example:
     worldmodel compare_objectives
     worldmodel compare_objectives comparison=ablations
     worldmodel compare_objectives 'rows=[vjepa,byol,untrained]'
-    worldmodel compare_objectives data=VIDEOS 'labels={action: labels.csv}' 'encoder_settings=["encoder=small64"]'
+    worldmodel compare_objectives data=VIDEOS +labels.action=labels.csv 'encoder_settings=["encoder=small64"]'
 """
 
 from collections.abc import Iterator
@@ -18,8 +18,8 @@ from typing import Any
 
 from experiments.compare_objectives_data import write_labelled_clips
 from experiments.compare_objectives_rows import UNTRAINED, measure, read_row, table, write_untrained
-from experiments.peak_memory import run_measured
 from experiments.stages import Stage, seconds_of
+from experiments.step_cost import measure_cost
 from worldmodel.atomic import write_bytes, write_json
 from worldmodel.objectives.lineage import SYSTEMS
 from worldmodel.report.objectives_picture import objectives_picture
@@ -37,7 +37,7 @@ class Config:
     out: str = "runs/compare_objectives"
     #: Rows that are a system each: options of objective=, see worldmodel objectives.
     systems: list[str] = field(default_factory=lambda: [row.name for row in SYSTEMS if row.option])
-    #: Further rows: their names, and the settings of worldmodel pretrain that make them.
+    #: Further rows, with the settings of worldmodel pretrain that make them: +variants.NAME=["objective=vjepa"]
     variants: dict[str, list[str]] = field(default_factory=dict)
     #: Make now only rows whose names match one of these patterns; empty: all. The table has all that are finished.
     rows: list[str] = field(default_factory=list)
@@ -49,7 +49,7 @@ class Config:
     steps: int = 300
     #: What is pretrained on: videos, or a dataset of worldmodel collect. Empty: episodes of env.
     data: str = ""
-    #: With data: what is probed, a CSV file path,label[,split] for each name.
+    #: With data: what is probed, a CSV file path,label[,split] for each name: +labels.NAME=FILE.csv
     labels: dict[str, str] = field(default_factory=dict)
     #: The world whose episodes are collected, and which is planned in.
     env: str = "worldmodel/TwoRoom-v0"
@@ -90,9 +90,7 @@ class Config:
             )
         names = [UNTRAINED, *self.systems, *self.variants]
         if bool(self.data) != bool(self.labels):
-            raise ValueError(
-                "data=... and labels={name: file.csv} go together; without both, env is collected"
-            )
+            raise ValueError("data=... and +labels.NAME=FILE.csv go together; without both, env is collected")
         if self.data:
             self.plan = []  # there is no world to plan in
         if unknown := [name for name in self.plan if name not in names]:
@@ -180,7 +178,7 @@ def run(config: Config) -> dict[str, Any]:
         spent = sum(seconds_of(path) for path in (out / name).iterdir() if path.is_dir())
         print(f"{position:3} of {len(making)}   {name:24} {spent:6.1f} s", flush=True)
     finished = [name for name in names if (out / name / "measures.json").exists()]
-    rows = [read_row(out, name, labels_of(config), config.steps) for name in finished]
+    rows = [read_row(out, name, labels_of(config)) for name in finished]
     commands = {name: pretraining(config, name).command for name in finished if name != UNTRAINED}
     labels = list(labels_of(config))
     summary = {"rows": rows, "labels": labels, "steps": config.steps, "commands": commands}
@@ -192,11 +190,13 @@ def run(config: Config) -> dict[str, Any]:
 def make_row(config: Config, out: Path, name: str) -> None:
     """All stages of a row; what is there is not made again."""
     if name in BEGINS_WITH:
-        run_measured(pretraining(config, BEGINS_WITH[name][1]), out / BEGINS_WITH[name][1])
+        pretraining(config, BEGINS_WITH[name][1]).run()
     if name == UNTRAINED:
         write_untrained(pretraining(config, "vjepa"), out / name / "pretrain" / "model")
     else:
-        run_measured(pretraining(config, name), out / name)
+        training = pretraining(config, name)
+        training.run()
+        measure_cost(training, out / name / "cost.json")
     for stage in probing(config, name):
         stage.run()
     measure(out / name, next(probing(config, name)))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from experiments import pretrain, probe
 from experiments.settings import compose_settings
-from experiments.stages import Stage, seconds_of
+from experiments.stages import Stage
 from worldmodel.atomic import read_json, write_json
 from worldmodel.data.clips import ClipShape
 from worldmodel.evaluation.encoders import open_encoder
@@ -88,9 +88,9 @@ def two_views(encoder: VideoEncoder, clips: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(found[0]), torch.cat(found[1])
 
 
-def read_row(out: Path, name: str, labels: Mapping[str, str], steps: int) -> dict[str, Any]:
+def read_row(out: Path, name: str, labels: Mapping[str, str]) -> dict[str, Any]:
     """All that is known of a finished row; probes beside the untrained encoder's, clip by clip."""
-    row, memory = out / name, out / name / "memory.json"
+    row = out / name
     measures = read_json(row / "measures.json")
     found: dict[str, Any] = {"name": name, "probes": {}}
     for label, file in labels.items():
@@ -108,8 +108,8 @@ def read_row(out: Path, name: str, labels: Mapping[str, str], steps: int) -> dic
     found |= {
         key: measures[key] for key in ("token_rank", "clip_rank", "token_std", "alignment", "uniformity")
     }
-    found["step_ms"] = 1000 * seconds_of(row / "pretrain") / steps if name != UNTRAINED else None
-    found["peak_mib"] = read_json(memory)["peak_mib"] if memory.exists() else None
+    cost = row / "cost.json"
+    found |= read_json(cost) if cost.exists() else {"processor_ms": None, "peak_mib": None}
     plan = row / "plan" / "results.json"
     if plan.exists():
         found["plan"] = {key: read_json(plan)[key] for key in ("successes", "episodes", "interval")}
@@ -158,7 +158,7 @@ def _percent(score: Mapping[str, Any]) -> str:
 
 
 def _measures(row: Mapping[str, Any]) -> str:
-    step = "" if row["step_ms"] is None else f"{row['step_ms']:.0f}"
+    step = "" if row["processor_ms"] is None else f"{row['processor_ms']:.0f}"
     memory = "" if row["peak_mib"] is None else f"{row['peak_mib']:.0f}"
     goals = f"{row['plan']['successes']}/{row['plan']['episodes']}" if "plan" in row else ""
     return (

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from experiments import pretrain
 from experiments.cli import main
 from experiments.compare_objectives import BEGINS_WITH, Config, labels_of, planning, pretraining, probing
 from experiments.compare_objectives_data import motions, places, write_labelled_clips
-from experiments.compare_objectives_rows import beside, table
-from experiments.peak_memory import run_measured
+from experiments.compare_objectives_rows import beside, table, write_untrained
 from experiments.settings import compose_settings
 from experiments.stages import Stage
+from experiments.step_cost import measure_cost
 from worldmodel.data.episodes import EpisodeStore
 from worldmodel.data.videos import open_video
+from worldmodel.models.pretrained import load_encoder
 from worldmodel.objectives.lineage import SYSTEMS
 from worldmodel.report.objectives_picture import objectives_picture
 from worldmodel.report.theme import DARK
 
 TINY = [
-    "episodes=6", "held_out=24", "clips=4", "steps=2",
+    "episodes=6", "held_out=16", "clips=3", "steps=2",
     'encoder_settings=["encoder=tiny","encoder.frames=4","encoder.depth=1"]',
     'pretrain_settings=["loop.batch_size=4"]',
     'train_settings=["episodes=3","method=lewm_cpu","window=5","loop.steps=2"]',
@@ -48,7 +53,7 @@ def test_row_by_row_or_at_once_it_says_the_same(tmp_path: Path, capsys: pytest.C
     assert not (out / "vjepa").exists()
     weights = out / "simsiam/pretrain/model/encoder.safetensors"
     before = weights.stat().st_mtime_ns
-    assert start(out, 'variants={narrow: ["objective=vjepa", "predictor.width=24"]}') == 0
+    assert start(out, '+variants.narrow=["objective=vjepa", "predictor.width=24"]') == 0
     assert weights.stat().st_mtime_ns == before
     summary = json.loads((out / "summary.json").read_text())
     assert [row["name"] for row in summary["rows"]] == ["untrained", "simsiam", "vjepa", "narrow"]
@@ -57,15 +62,13 @@ def test_row_by_row_or_at_once_it_says_the_same(tmp_path: Path, capsys: pytest.C
     for row in summary["rows"][1:]:
         assert row["peak_mib"] is None or row["peak_mib"] > 0
         assert (
-            row["step_ms"] > 0 and np.isfinite([row["alignment"], row["uniformity"], row["token_rank"]]).all()
+            row["processor_ms"] > 0
+            and np.isfinite([row["alignment"], row["uniformity"], row["token_rank"]]).all()
         )
         assert set(row["probes"]["motion"]) == {"knn", "linear", "attentive"}
     control = summary["rows"][0]
     assert all(score["beside_untrained"]["difference"] == 0 for score in control["probes"]["place"].values())
-    configs = [
-        json.loads((out / name / "pretrain/config.json").read_text())["config"]
-        for name in ("simsiam", "vjepa")
-    ]
+    configs = [json.loads((out / name / "pretrain/config.json").read_text()) for name in ("simsiam", "vjepa")]
     same = [
         {key: value for key, value in config.items() if key not in ("objective", "mask", "out")}
         for config in configs
@@ -77,14 +80,17 @@ def test_row_by_row_or_at_once_it_says_the_same(tmp_path: Path, capsys: pytest.C
 
 
 def test_untrained_is_what_all_rows_begin_with(tmp_path: Path) -> None:
-    """With a learning rate of nothing every row would be the control: its weights are those of the first step."""
-    out = tmp_path / "begin"
-    assert (
-        start(out, "systems=[simsiam]", "plan=[]", 'pretrain_settings=["loop.batch_size=4","loop.lr=1e-30"]')
-        == 0
-    )
-    files = [out / f"{name}/pretrain/model/encoder.safetensors" for name in ("untrained", "simsiam")]
-    assert files[0].read_bytes() == files[1].read_bytes()
+    """The control has the weights that a row's training begins with, whatever its objective."""
+    overrides = ["env=worldmodel/TwoRoom-v0", "episodes=3", "steps=10", "workers=0", f"out={tmp_path}/video"]
+    Stage("video", "", "collect", overrides).run()
+    config = Config(out=str(tmp_path), episodes=2, held_out=2, clips=1)
+    write_untrained(pretraining(config, "vjepa"), tmp_path / "untrained")
+    control = load_encoder(tmp_path / "untrained").state_dict()
+    for name in ("simsiam", "moco"):
+        stage = pretraining(config, name)
+        settings = compose_settings("pretrain", pretrain.Config, stage.overrides, schemas=pretrain.SCHEMAS)
+        begun = pretrain.build(settings.to_object()).parts()["encoder"].state_dict()
+        assert all(torch.equal(control[key], begun[key]) for key in control), name
 
 
 def test_every_system_is_a_row_and_those_that_need_one_have_a_teacher() -> None:
@@ -97,20 +103,21 @@ def test_every_system_is_a_row_and_those_that_need_one_have_a_teacher() -> None:
         assert f"{key}={config.out}/{row}/pretrain/model" in pretraining(config, name).overrides
 
 
-@pytest.mark.parametrize("comparison", ["quick", "ablations"])
-def test_every_row_of_the_shipped_comparisons_can_be_composed(comparison: str, tmp_path: Path) -> None:
-    """Each names settings that its commands know."""
-    import importlib
-
+def test_every_ablation_can_be_composed(tmp_path: Path) -> None:
+    """Each names settings that its command knows; so do the stages after it."""
     config: Config = compose_settings(
-        "compare_objectives", Config, [f"comparison={comparison}", f"out={tmp_path}"]
+        "compare_objectives", Config, ["comparison=ablations", f"out={tmp_path}"]
     ).to_object()
-    assert len(config.settings) > 5
-    for name in list(config.settings)[1:]:
-        for stage in (pretraining(config, name), *probing(config, name), *planning(config, name)):
-            module = importlib.import_module(f"experiments.{stage.job}")
-            schemas = getattr(module, "SCHEMAS", None)
-            compose_settings(stage.job, module.Config, stage.overrides, schemas=schemas).to_object()
+    names = list(config.settings)[1:]
+    assert config.systems == [] and len(names) > 5
+    for stage in (
+        *(pretraining(config, name) for name in names),
+        *probing(config, names[0]),
+        *planning(config, names[0]),
+    ):
+        module = importlib.import_module(f"experiments.{stage.job}")
+        schemas = getattr(module, "SCHEMAS", None)
+        compose_settings(stage.job, module.Config, stage.overrides, schemas=schemas).to_object()
 
 
 def test_data_of_ones_own_are_not_collected() -> None:
@@ -181,9 +188,13 @@ def test_table_and_picture_of_rows_that_lack_things() -> None:
     def row(name: str, verdict: str, **more: Any) -> dict[str, Any]:
         measures = {"token_rank": 20.0, "clip_rank": 10.0, "alignment": 0.2, "uniformity": -0.5}
         found = {"name": name, "probes": {"place": {"linear": score(0.4, verdict)}}, **measures}
-        return found | {"step_ms": None, "peak_mib": None} | more
+        return found | {"processor_ms": None, "peak_mib": None} | more
 
-    rows = [row("untrained", "as"), row("vjepa", "above", step_ms=80.0, peak_mib=120.0), row("byol", "below")]
+    rows = [
+        row("untrained", "as"),
+        row("vjepa", "above", processor_ms=80.0, peak_mib=120.0),
+        row("byol", "below"),
+    ]
     text = table(rows, ["place"]).splitlines()
     assert "40+" in text[3] and "80" in text[3] and "40-" in text[4] and "40 " in text[2]
     assert objectives_picture(rows, ["place"], DARK).startswith(b"\x89PNG")
@@ -198,7 +209,7 @@ def test_table_and_picture_of_rows_that_lack_things() -> None:
     [
         ({"systems": ["nonsense"]}, "systems has no nonsense"),
         ({"variants": {"vjepa": ["objective=vjepa"]}}, "are rows already"),
-        ({"data": "videos"}, "data=... and labels"),
+        ({"data": "videos"}, "data=... and "),
         ({"plan": ["nothing"]}, "plan="),
         ({"rows": ["nothing"]}, "matches no row"),
         ({"steps": 0}, "at least 1"),
@@ -209,17 +220,22 @@ def test_mistaken_settings(changes: dict[str, Any], message: str) -> None:
         Config(**changes)
 
 
-def test_memory_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stage that takes 64 MiB is seen to take about as much, and a finished one keeps what was noted."""
+def test_cost_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of 10 ms that take 64 MiB are seen to cost about as much, whatever comes before the first."""
     ran = []
 
-    def run(stage: Stage) -> None:
-        ran.append(np.ones(64 * 2**20, dtype=np.uint8).sum())
+    def train(config: pretrain.Config) -> None:
+        ran.append(config.loop.steps)
+        held = np.ones(64 * 2**20, dtype=np.uint8)
+        until = time.process_time() + 0.05 + 0.01 * config.loop.steps
+        while time.process_time() < until:
+            held[0] += 1
 
-    monkeypatch.setattr(Stage, "run", run)
-    stage = Stage("row/pretrain", "", "pretrain", [])
-    run_measured(stage, tmp_path)
-    first = json.loads((tmp_path / "memory.json").read_text())["peak_mib"]
-    assert first is None or 60 < first < 200
-    run_measured(stage, tmp_path)
-    assert json.loads((tmp_path / "memory.json").read_text())["peak_mib"] == first and len(ran) == 2
+    monkeypatch.setattr(pretrain, "run", train)
+    stage = Stage("row/pretrain", "", "pretrain", ["data=videos", "loop.steps=300", "out=somewhere"])
+    measure_cost(stage, tmp_path / "cost.json")
+    cost = json.loads((tmp_path / "cost.json").read_text())
+    assert 9 < cost["processor_ms"] < 13
+    assert cost["peak_mib"] is None or 60 < cost["peak_mib"] < 200
+    measure_cost(stage, tmp_path / "cost.json")
+    assert len(ran) == 2 and 300 not in ran

@@ -36,9 +36,9 @@ def objectives_picture(rows: Sequence[Mapping[str, Any]], labels: Sequence[str],
         rank, cost = grid[len(labels)], grid[len(labels) + 1]
         bars(rank, [row["token_rank"] for row in rows], theme)
         rank.set_title("Rank of tokens")
-        bars(cost, [row["step_ms"] for row in rows], theme)
+        bars(cost, [row["processor_ms"] for row in rows], theme)
         cost.set_title("Time of a step")
-        cost.set_xlabel("ms")
+        cost.set_xlabel("ms of the processor")
         if planned:
             goals(grid[-1], rows, theme)
         grid[0].set_yticks(range(len(rows)), [row["name"].replace("_", " ") for row in rows])
