@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from experiments import pretrain
+from experiments import pretrain, step_cost
 from experiments.cli import main
 from experiments.compare_objectives import BEGINS_WITH, Config, labels_of, planning, pretraining, probing
 from experiments.compare_objectives_data import motions, places, write_labelled_clips
@@ -29,14 +29,12 @@ from worldmodel.report.objectives_picture import objectives_picture
 from worldmodel.report.theme import DARK
 
 TINY = [
-    "episodes=6", "held_out=16", "clips=3", "steps=2",
+    "episodes=6", "held_out=24", "clips=4", "steps=2",
     'encoder_settings=["encoder=tiny","encoder.frames=4","encoder.depth=1"]',
     'pretrain_settings=["loop.batch_size=4"]',
     'train_settings=["episodes=3","method=lewm_cpu","window=5","loop.steps=2"]',
     'plan_settings=["tasks=1","planner.samples=4","planner.elites=2","planner.iterations=1"]',
-    'probe_settings=["probe=all","probe.linear.lrs=[0.01]","probe.linear.weight_decays=[0.1]","probe.linear.min_steps=2",'
-    '"probe.attentive_training.lrs=[0.001]","probe.attentive_training.weight_decays=[0.01]",'
-    '"probe.attentive_training.epochs=1"]',
+    'probe_settings=["probe=quick","probe.linear.lrs=[0.01]","probe.linear.weight_decays=[0.1]","probe.linear.min_steps=2"]',
 ]  # fmt: skip
 
 
@@ -44,8 +42,11 @@ def start(out: Path, *more: str) -> int:
     return main(["compare_objectives", "systems=[simsiam,vjepa]", "plan=[vjepa]", *TINY, f"out={out}", *more])
 
 
-def test_row_by_row_or_at_once_it_says_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_row_by_row_or_at_once_it_says_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One row first, then the rest: what is there is not made again, and rows differ by their objective alone."""
+    monkeypatch.setattr(step_cost, "_MORE", 3)
     out = tmp_path / "rows"
     assert start(out, "rows=[simsiam]") == 0
     first = json.loads((out / "summary.json").read_text())
@@ -61,11 +62,10 @@ def test_row_by_row_or_at_once_it_says_the_same(tmp_path: Path, capsys: pytest.C
     assert "plan" in summary["rows"][2] and "plan" not in summary["rows"][1]
     for row in summary["rows"][1:]:
         assert row["peak_mib"] is None or row["peak_mib"] > 0
-        assert (
-            row["processor_ms"] > 0
-            and np.isfinite([row["alignment"], row["uniformity"], row["token_rank"]]).all()
-        )
-        assert set(row["probes"]["motion"]) == {"knn", "linear", "attentive"}
+        assert np.isfinite(
+            [row["processor_ms"], row["alignment"], row["uniformity"], row["token_rank"]]
+        ).all()
+        assert set(row["probes"]["motion"]) == {"knn", "linear"}
     control = summary["rows"][0]
     assert all(score["beside_untrained"]["difference"] == 0 for score in control["probes"]["place"].values())
     configs = [json.loads((out / name / "pretrain/config.json").read_text()) for name in ("simsiam", "vjepa")]
@@ -229,13 +229,13 @@ def test_cost_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         held = np.ones(64 * 2**20, dtype=np.uint8)
         until = time.process_time() + 0.05 + 0.01 * config.loop.steps
         while time.process_time() < until:
-            held[0] += 1
+            held[0] = 1
 
     monkeypatch.setattr(pretrain, "run", train)
     stage = Stage("row/pretrain", "", "pretrain", ["data=videos", "loop.steps=300", "out=somewhere"])
     measure_cost(stage, tmp_path / "cost.json")
     cost = json.loads((tmp_path / "cost.json").read_text())
-    assert 9 < cost["processor_ms"] < 13
+    assert 8 < cost["processor_ms"] < 14
     assert cost["peak_mib"] is None or 60 < cost["peak_mib"] < 200
     measure_cost(stage, tmp_path / "cost.json")
-    assert len(ran) == 2 and 300 not in ran
+    assert len(ran) == 3 and 300 not in ran
