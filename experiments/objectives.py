@@ -9,7 +9,6 @@ Example:
 import json
 import shutil
 from dataclasses import asdict, dataclass, fields
-from importlib.resources import files
 
 from experiments.describe import table
 from worldmodel.objectives.lineage import SYSTEMS, System
@@ -29,14 +28,14 @@ class Config:
     json: bool = False
 
     def __post_init__(self) -> None:
-        names = [system.name for system in SYSTEMS if available(system)]
+        names = [system.name for system in SYSTEMS]
         if self.name and self.name not in names:
             raise ValueError(f"name={self.name!r} is unknown; choose one of {', '.join(names)}")
 
 
 def run(config: Config) -> list[System]:
     """The systems, in the order of their years."""
-    found = [system for system in SYSTEMS if config.name in ("", system.name) and available(system)]
+    found = [system for system in SYSTEMS if config.name in ("", system.name)]
     if config.json:
         print(json.dumps([asdict(system) | {"command": system.run} for system in found], indent=2))
     elif config.name:
@@ -45,11 +44,6 @@ def run(config: Config) -> list[System]:
         rows = [[str(getattr(system, column)) for column in COLUMNS] for system in found]
         print(table([[HEADINGS.get(name, name) for name in COLUMNS], *rows], _width(), indent=""))
     return found
-
-
-def available(system: System) -> bool:
-    """Whether its configuration is there."""
-    return not system.option or files("configs").joinpath("objective", f"{system.name}.yaml").is_file()
 
 
 def _described(system: System) -> list[list[str]]:

@@ -11,7 +11,8 @@ from worldmodel.models.video_encoder import VideoEncoder
 from worldmodel.objectives.base import Batch, Objective, ObjectiveConfig
 from worldmodel.objectives.hidden_patches import HiddenPatches
 from worldmodel.objectives.predictions import mean_of
-from worldmodel.objectives.tokenizer import Tokens, codes_used, load_tokens
+from worldmodel.objectives.tokenizer import codes_used
+from worldmodel.objectives.tokens import Tokens, load_tokens
 from worldmodel.training.monitors import feature_monitors
 
 

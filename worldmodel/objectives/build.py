@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from worldmodel.models.masked_predictor import MaskedPredictorConfig
 from worldmodel.models.video_encoder import VideoEncoder
+from worldmodel.objectives.autoencoders import DenoisingConfig, VAEConfig
 from worldmodel.objectives.base import Objective, ObjectiveConfig
 from worldmodel.objectives.beit import BEiTConfig
 from worldmodel.objectives.cmae import CMAEConfig
+from worldmodel.objectives.colorization import ColorizationConfig
 from worldmodel.objectives.cpc import CPCConfig
 from worldmodel.objectives.dino import DINOConfig
 from worldmodel.objectives.hybrid import HybridConfig
@@ -47,6 +49,9 @@ SCHEMAS: dict[str, type[ObjectiveConfig]] = {
     "context_prediction": ContextPredictionConfig,
     "jigsaw": JigsawConfig,
     "temporal_order": TemporalOrderConfig,
+    "colorization": ColorizationConfig,
+    "denoising": DenoisingConfig,
+    "vae": VAEConfig,
 }
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from worldmodel.models.video_encoder import VideoEncoder
 from worldmodel.objectives import distances, regularizers
 from worldmodel.objectives.base import Batch, Objective, ObjectiveConfig
-from worldmodel.objectives.mlp import MLPConfig, make_mlp, outputs_of
+from worldmodel.objectives.mlp import MLPConfig, embed_clip, make_mlp, outputs_of
 from worldmodel.objectives.predictions import DISTANCES, latent_distance, mean_of, sum_of
 from worldmodel.objectives.targets import check_momentum, frozen_copy
 from worldmodel.objectives.views import View, ViewConfig, draw_views
@@ -147,8 +147,7 @@ class JointEmbedding(Objective):
 
     def embed(self, clip: Tensor) -> Tensor:
         """Embeddings ``(B, E)`` in float32 of ``clip (B, T, C, H, W)``: the projected mean token."""
-        embedding: Tensor = self.projector(self.encoder.encode(clip).mean(dim=(1, 2)))
-        return embedding.float()
+        return embed_clip(self.encoder, self.projector, clip)
 
     def predict(self, embedding: Tensor) -> Tensor:
         """What the predictor makes of embeddings ``(B, E)``; themselves without one."""
@@ -162,9 +161,7 @@ class JointEmbedding(Objective):
                 found.append(None)
             elif self.config.target == "ema":
                 with torch.no_grad():
-                    found.append(
-                        self.target_projector(self.target_encoder.encode(view.clip).mean(dim=(1, 2))).float()
-                    )
+                    found.append(embed_clip(self.target_encoder, self.target_projector, view.clip))
             else:
                 found.append(embedding if self.config.target == "online" else embedding.detach())
         return found

@@ -12,6 +12,7 @@ from worldmodel.models.video_encoder import VideoEncoder
 from worldmodel.nn.patches import gather_tokens, to_patches
 from worldmodel.objectives.base import Batch, Objective, ObjectiveConfig
 from worldmodel.objectives.masked import distance, predict_hidden
+from worldmodel.objectives.views import unit_range
 from worldmodel.training.monitors import baseline_losses, feature_monitors
 
 
@@ -87,7 +88,7 @@ def pixel_targets(
     patches = to_patches(clip, size.patch_size, size.tubelet).flatten(1, 2)
     if ids is not None:
         patches = gather_tokens(patches, ids)
-    pixels = patches.float() / 255 if clip.dtype == torch.uint8 else patches.float()
+    pixels = unit_range(patches)
     if not normalise:
         return pixels
     channels = pixels.unflatten(-1, (size.tubelet, clip.shape[2], -1))

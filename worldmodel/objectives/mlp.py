@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from worldmodel.models.video_encoder import VideoEncoder
 from worldmodel.nn.global_batch import GlobalBatchNorm1d
 
 NORMS = ("batch", "layer", "none")
@@ -49,6 +50,12 @@ def make_mlp(config: MLPConfig, inputs: int) -> nn.Sequential:
 def outputs_of(config: MLPConfig, inputs: int) -> int:
     """How many features come out of an MLP that ``inputs`` go into."""
     return config.width if config.layers else inputs
+
+
+def embed_clip(encoder: VideoEncoder, projector: nn.Module, clip: Tensor) -> Tensor:
+    """Embeddings ``(B, E)`` in float32 of ``clip (B, T, C, H, W)``: the projected mean token."""
+    embedding: Tensor = projector(encoder.encode(clip).mean(dim=(1, 2)))
+    return embedding.float()
 
 
 def _norm(kind: str, features: int, affine: bool) -> list[nn.Module]:

@@ -3,16 +3,15 @@
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from worldmodel.models.decoder import PixelDecoder, PixelDecoderConfig
 from worldmodel.models.video_encoder import VideoEncoder
+from worldmodel.objectives.autoencoders import clip_decoder
 from worldmodel.objectives.base import Batch, Objective, ObjectiveConfig
-from worldmodel.objectives.distances import covariance
-from worldmodel.objectives.mlp import MLPConfig, make_mlp, outputs_of
+from worldmodel.objectives.mlp import MLPConfig, embed_clip, make_mlp, outputs_of
 from worldmodel.objectives.pmin import UnitPredictors, scale_gradient, unpredictability
 from worldmodel.objectives.predictions import DISTANCES, latent_distance
-from worldmodel.objectives.regularizers import variance_loss
+from worldmodel.objectives.regularizers import gaussian_infomax, variance_loss
 from worldmodel.objectives.views import View, ViewConfig, draw_views
 from worldmodel.training.monitors import effective_rank, feature_monitors
 
@@ -77,17 +76,16 @@ class PMAX(Objective):
         self.encoder, self.other_encoder = encoder, VideoEncoder(encoder.config)
         self.projector = make_mlp(config.projector, encoder.width)
         self.other_projector = make_mlp(config.projector, encoder.width)
-        width, size = outputs_of(config.projector, encoder.width), encoder.config
+        width = outputs_of(config.projector, encoder.width)
         if config.eps < 1 and config.diversity == "pmin":
             self.unit_predictors = UnitPredictors(width, config.hidden)
         if config.eps < 1 and config.diversity == "reconstruction":
-            frames = [size.frames * 3, size.image_size, size.image_size]  # all frames at once
-            self.decoder = PixelDecoder(PixelDecoderConfig(), 1, width, frames)
+            self.decoder = clip_decoder(encoder, width)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         first, second = self.draw(batch)
-        code = _embedded(self.encoder, self.projector, first.clip)
-        predicted = _embedded(self.other_encoder, self.other_projector, second.clip)
+        code = embed_clip(self.encoder, self.projector, first.clip)
+        predicted = embed_clip(self.other_encoder, self.other_projector, second.clip)
         wanted = scale_gradient(code, self.config.eps)
         loss = mismatch = latent_distance(predicted, wanted, self.config.distance)
         parts = {"mismatch": mismatch}
@@ -117,22 +115,6 @@ class PMAX(Objective):
     def monitor(self, batch: Batch) -> dict[str, float]:
         """Of tokens as for V-JEPA; of the code its rank and spread."""
         clip = batch.views[0]
-        code = _embedded(self.encoder, self.projector, self.draw(batch)[0].clip)
+        code = embed_clip(self.encoder, self.projector, self.draw(batch)[0].clip)
         figures = feature_monitors(self.encoder.encode(clip).float().flatten(1, 2))
         return figures | {"code_rank": effective_rank(code), "code_std": float(code.std(dim=0).mean())}
-
-
-def gaussian_infomax(code: Tensor, noise: float = 1e-3) -> Tensor:
-    """``(tr C - log det C) / 2 D - 1/2`` of the covariance ``C`` of ``code (B, D)``, with some noise added to it.
-
-    The divergence of a Gaussian with this covariance from one with the identity, per feature: the entropy is large
-    (Linsker's infomax) and the variance limited, which makes features of unit variance that do not correlate.
-    """
-    matrix = covariance(code) + noise * torch.eye(code.shape[1], device=code.device)
-    return (matrix.trace() - torch.logdet(matrix)) / (2 * code.shape[1]) - 0.5
-
-
-def _embedded(encoder: VideoEncoder, projector: nn.Module, clip: Tensor) -> Tensor:
-    """``(B, E)`` in float32: the projected mean token of ``clip (B, T, C, H, W)``."""
-    embedding: Tensor = projector(encoder.encode(clip).mean(dim=(1, 2)))
-    return embedding.float()

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from worldmodel.models.video_encoder import VideoEncoder
 from worldmodel.objectives.base import Batch, Objective, ObjectiveConfig
-from worldmodel.objectives.mlp import MLPConfig, make_mlp, outputs_of
+from worldmodel.objectives.mlp import MLPConfig, embed_clip, make_mlp, outputs_of
 from worldmodel.training.monitors import effective_rank, feature_monitors
 
 
@@ -92,8 +92,7 @@ class PMIN(Objective):
 
     def embed(self, clip: Tensor) -> Tensor:
         """``(B, U)`` in float32 of ``clip (B, T, C, H, W)``: the code before the sigmoid."""
-        embedding: Tensor = self.projector(self.encoder.encode(clip).mean(dim=(1, 2)))
-        return embedding.float()
+        return embed_clip(self.encoder, self.projector, clip)
 
     @torch.no_grad()
     def monitor(self, batch: Batch) -> dict[str, float]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from worldmodel.nn.global_batch import global_mean, process_count
+from worldmodel.objectives.distances import covariance
 
 #: Squared speed below which straightening does not trust a direction, as a share of the batch's mean squared speed.
 _SLOW = 1e-4
@@ -92,6 +93,16 @@ def covariance_loss(latents: Tensor) -> Tensor:
         matrix = global_mean(own) * (count / (count - 1))
         rest = matrix - torch.diag_embed(matrix.diagonal(dim1=-2, dim2=-1))
         return rest.square().sum(dim=(-1, -2)).mean() / (features * (features - 1))
+
+
+def gaussian_infomax(code: Tensor, noise: float = 1e-3) -> Tensor:
+    """``(tr C - log det C) / 2 D - 1/2`` of the covariance ``C`` of ``code (B, D)``, with some noise added to it.
+
+    The divergence of a Gaussian with this covariance from one with the identity, per feature: the entropy is large
+    (Linsker's infomax) and the variance limited, which makes features of unit variance that do not correlate.
+    """
+    matrix = covariance(code) + noise * torch.eye(code.shape[1], device=code.device)
+    return (matrix.trace() - torch.logdet(matrix)) / (2 * code.shape[1]) - 0.5
 
 
 def time_similarity_loss(latents: Tensor) -> Tensor:

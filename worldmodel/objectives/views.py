@@ -118,8 +118,12 @@ def draw_view(
 ) -> Tensor:
     """View ``number`` of ``clip``: ``(B, T', C, H', W')`` float32 in [0, 1]; see :func:`draw_views`."""
     with torch.no_grad(), torch.autocast(clip.device.type, enabled=False):
-        x = clip.float() / 255 if clip.dtype == torch.uint8 else clip.float()
-        return _changed(x, ids, seed, number, config, patch)
+        return _changed(unit_range(clip), ids, seed, number, config, patch)
+
+
+def unit_range(clip: Tensor) -> Tensor:
+    """A clip of any shape, uint8 or float in [0, 1], as float32 in [0, 1]."""
+    return clip.float() / 255 if clip.dtype == torch.uint8 else clip.float()
 
 
 def keyed_noise(like: Tensor, ids: Sequence[int], seed: int, number: int = 0) -> Tensor:

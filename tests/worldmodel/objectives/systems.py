@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 
@@ -43,25 +43,37 @@ def small(config: Config, seed: int = 0) -> Objective:
     return build_objective(config.objective, VideoEncoder(SIZE), size, seed)
 
 
-def batch_of(ids: range, masks: Mapping[str, MaskConfig] | None = None, step: int = 0) -> Batch:
-    """Squares, and masks where an objective needs them."""
-    return Batch(step, ids, (_clips(ids),), draw_masks(dict(masks), SIZE.grid, 0, ids) if masks else ())
-
-
 @lru_cache(maxsize=128)
-def _clips(ids: range) -> Tensor:
+def _squares(ids: range) -> Tensor:
     """The same in every training of a test."""
     return squares(ids)
 
 
-def train(objective: Objective, steps: int, config: Config, lr: float = 1e-3, size: int = 32) -> list[float]:
+Clips = Callable[[range], Tensor]
+
+
+def batch_of(
+    ids: range, masks: Mapping[str, MaskConfig] | None = None, step: int = 0, clips: Clips = _squares
+) -> Batch:
+    """Squares, or other clips ``(B, 4, 3, 32, 32)``, and masks where an objective needs them."""
+    return Batch(step, ids, (clips(ids),), draw_masks(dict(masks), SIZE.grid, 0, ids) if masks else ())
+
+
+def train(
+    objective: Objective,
+    steps: int,
+    config: Config,
+    lr: float = 1e-3,
+    size: int = 32,
+    clips: Clips = _squares,
+) -> list[float]:
     """Train with the real loop's step; returns the losses."""
     loop = LoopConfig(steps=steps, batch_size=size, lr=lr, warmup=0.1, precision="fp32")
     optimizer, losses = make_optimizer(objective, loop), []
     for step in range(steps):
         objective.train()
         set_rates(optimizer, loop, step)
-        batch = batch_of(range(size * step, size * (step + 1)), config.mask, step)
+        batch = batch_of(range(size * step, size * (step + 1)), config.mask, step, clips)
         losses.append(train_step(objective, optimizer, batch, loop)["loss"])
     objective.eval()
     return losses
@@ -72,7 +84,7 @@ def features(objective: Objective) -> Tensor:
     """The mean token ``(64, D)`` of each held-out clip."""
     encoder = objective.parts()["encoder"]
     assert isinstance(encoder, VideoEncoder)
-    return encoder.eval().encode(_clips(HELD_OUT)).mean(dim=(1, 2))
+    return encoder.eval().encode(_squares(HELD_OUT)).mean(dim=(1, 2))
 
 
 def rank(objective: Objective) -> float:

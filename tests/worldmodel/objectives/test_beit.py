@@ -13,7 +13,8 @@ from tests.worldmodel.objectives.systems import HELD_OUT, SIZE, batch_of, settin
 from worldmodel.models.pretrained import save_encoder
 from worldmodel.objectives.base import Objective
 from worldmodel.objectives.beit import BEiTConfig, TokenPrediction
-from worldmodel.objectives.tokenizer import DiscreteAutoencoder, RandomTokens, TokenizerConfig, codes_used
+from worldmodel.objectives.tokenizer import DiscreteAutoencoder, TokenizerConfig, codes_used
+from worldmodel.objectives.tokens import RandomTokens
 
 FEW = ("bits=5", "hidden=32")
 

@@ -12,8 +12,9 @@ from torch import Tensor
 from tests.worldmodel.objectives.formulas import made, mean_token, same_loss_and_gradients
 from tests.worldmodel.objectives.vectors import trained, vectors
 from worldmodel.objectives.base import Batch
-from worldmodel.objectives.pmax import PMAX, PMAXConfig, gaussian_infomax
+from worldmodel.objectives.pmax import PMAX, PMAXConfig
 from worldmodel.objectives.pmin import PMINConfig, UnitPredictors
+from worldmodel.objectives.regularizers import gaussian_infomax
 from worldmodel.objectives.views import ViewConfig
 from worldmodel.training.monitors import effective_rank
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.worldmodel.objectives.scenes import HELD_OUT, batch_of_scenes, train_on_scenes
-from tests.worldmodel.objectives.systems import SIZE, batch_of, settings, small
+from tests.worldmodel.objectives.scenes import HELD_OUT, scenes
+from tests.worldmodel.objectives.systems import SIZE, batch_of, settings, small, train
 from worldmodel.models.masked_predictor import MaskedPredictorConfig
 from worldmodel.models.video_encoder import VideoEncoder
 from worldmodel.objectives.base import Batch
@@ -164,9 +164,10 @@ def test_permutations_are_far_apart() -> None:
     ],
 )
 def test_held_out_clips_are_told_apart(name: str, changes: tuple[str, ...], steps: int, least: float) -> None:
-    objective = made(name, "view.jitter=0", "view.grey=0", *changes)
-    train_on_scenes(objective, steps, lr=4e-3, size=16)
-    figures = objective.monitor(batch_of_scenes(HELD_OUT))
+    changes = ("view.jitter=0", "view.grey=0", *changes)
+    objective = made(name, *changes)
+    train(objective, steps, settings(name, *changes), lr=4e-3, size=16, clips=scenes)
+    figures = objective.monitor(batch_of(HELD_OUT, clips=scenes))
     assert figures["accuracy"] > least > 1.4 * figures["chance_accuracy"]
 
 

@@ -36,6 +36,8 @@ CASES = [
     ("vjepa_uniformity", (), "fsdp"),
     ("cmae", (*NARROW, "view_predictor.hidden=8", "view_predictor.width=16"), "ddp"),
     ("tokenizer", ("bits=4", "hidden=16"), "ddp"),
+    ("colorization", ("bin=25.0", "places=2"), "ddp"),
+    ("vae", ("latent=4", "decoder_width=16"), "ddp"),
 ]
 
 
