@@ -140,7 +140,12 @@ def probing(config: Config, name: str) -> Iterator[Stage]:
 def planning(config: Config, name: str) -> Iterator[Stage]:
     """A world model on the frozen encoder, and held-out tasks."""
     out, seed = f"{config.out}/{name}", f"seed={config.seed}"
-    learned = [f"data={config.out}/video", config.share, f"encoder_from={out}/pretrain/model"]
+    learned = [
+        f"data={config.out}/video",
+        config.share,
+        f"encoder_from={out}/pretrain/model",
+        "encoder_weights=auto",
+    ]
     yield Stage(
         f"{name}/train",
         "head and dynamics",
