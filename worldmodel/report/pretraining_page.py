@@ -81,12 +81,12 @@ def _hours(hours: float) -> str:
     return f"{hours * 60:.1f} min" if hours * 60 >= 1 else f"{hours * 3600:.0f} s"
 
 
-def diagnosis(rows: Rows) -> Html:
+def diagnosis(rows: Rows, config: Mapping[str, Any]) -> Html:
     """What the monitors warn of; nothing while too little is known."""
     if sum("token_std" in row for row in rows) < SETTLED:
         return Html("")
     try:
-        found = diagnose(rows)
+        found = diagnose(rows, config)
     except KeyError as error:
         return remark(f"Left out: the monitors' diagnosis, because metrics.jsonl lacks {error} in some rows.")
     if not found:

@@ -166,7 +166,7 @@ def _build(
     if painted:
         hero.insert(0, attempt("the video", lambda: parts.feature_video(painted[0])))
     sections = [
-        attempt("the monitors' diagnosis", lambda: parts.diagnosis(rows)),
+        attempt("the monitors' diagnosis", lambda: parts.diagnosis(rows, run.config)),
         section(
             "What the features see",
             p(_FEATURES.format(shared=_SHARED if clips is not None and len(clips) >= ENOUGH else "")),

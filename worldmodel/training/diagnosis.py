@@ -17,16 +17,17 @@ SETTLED = 4
 #: Monitored rows, the first one not counted, over which what may be normal for a while must not get better.
 PATIENCE = 5
 
-_CALM = "Try a lower loop.lr, a longer loop.warmup or a higher objective.ema_start"
+_Config = Mapping[str, Any] | None
 
 
-def diagnose(history: Sequence[Mapping[str, Any]]) -> list[str]:
+def diagnose(history: Sequence[Mapping[str, Any]], config: _Config = None) -> list[str]:
     """Warnings about a run, one sentence or two each; empty where nothing is wrong, or too little is known yet.
 
     Args:
         history: Rows of ``metrics.jsonl`` from the run's beginning, in order. Rows without monitors are used too.
+        config: The run's, so that only settings which its objective has are advised; without it, all are.
     """
-    return list(_findings(history).values())
+    return list(_findings(history, config).values())
 
 
 class Watch:
@@ -34,24 +35,25 @@ class Watch:
 
     Args:
         history: Rows that a resumed run finds; what they gave cause to say was said then.
+        config: See :func:`diagnose`.
     """
 
-    def __init__(self, history: Sequence[Mapping[str, Any]] = ()) -> None:
-        self._history = list(history)
-        self._said = set(_findings(self._history))
+    def __init__(self, history: Sequence[Mapping[str, Any]] = (), config: _Config = None) -> None:
+        self._history, self._config = list(history), config
+        self._said = set(_findings(self._history, config))
 
     def see(self, row: Mapping[str, Any]) -> list[str]:
         """The next row; returns the warnings that did not hold before it."""
         self._history.append(row)
         if "token_std" not in row and "latent_rank" not in row:
             return []
-        found = _findings(self._history)
+        found = _findings(self._history, self._config)
         new = [text for name, text in found.items() if name not in self._said]
         self._said = set(found)
         return new
 
 
-def _findings(history: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def _findings(history: Sequence[Mapping[str, Any]], config: _Config) -> dict[str, str]:
     """Warnings by name, at the last row with monitors."""
     if any("latent_rank" in row for row in history):
         return _world_model_findings([row for row in history if "latent_rank" in row])
@@ -61,10 +63,10 @@ def _findings(history: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     first, before, last = monitored[0], monitored[-2], monitored[-1]
     found = {
         "finite": _not_finite(last),
-        "spread": _spread(first, last),
-        "rank": _rank(first, last),
-        "clips": _clips(first, last),
-        "baseline": _baseline(monitored),
+        "spread": _spread(first, last, config),
+        "rank": _rank(first, last, config),
+        "clips": _clips(first, last, config),
+        "baseline": _baseline(monitored, config),
         "gap": _gap(monitored),
         "idle": _idle_encoder(before, last),
         "jump": _jump(history),
@@ -103,37 +105,49 @@ def _not_finite(last: Mapping[str, Any]) -> str:
     return f"not finite: {', '.join(names)}. Try loop.precision=fp32, then a lower loop.lr" if names else ""
 
 
-def _spread(first: Mapping[str, Any], last: Mapping[str, Any]) -> str:
+def _has(config: _Config, setting: str) -> bool:
+    return config is None or setting in config.get("objective", {})
+
+
+def _calm(config: _Config) -> str:
+    average = " or a higher objective.ema_start" if _has(config, "ema_start") else ""
+    return f"Try a lower loop.lr, a longer loop.warmup{average}"
+
+
+def _spread(first: Mapping[str, Any], last: Mapping[str, Any], config: _Config) -> str:
     """Healthy runs kept 0.37 of the first spread, or 0.20 with centred targets, which let positions go; others 0.17."""
     if not last["token_std"] < 0.18 * first["token_std"]:
         return ""
+    norm = "; with objective.target_norm=none, use layer or centred" if _has(config, "target_norm") else ""
     return (
         f"features are collapsing: token_std fell from {first['token_std']:.2g} to {last['token_std']:.2g}. "
-        f"{_CALM}; with objective.target_norm=none, use layer or centred"
+        f"{_calm(config)}{norm}"
     )
 
 
-def _rank(first: Mapping[str, Any], last: Mapping[str, Any]) -> str:
+def _rank(first: Mapping[str, Any], last: Mapping[str, Any], config: _Config) -> str:
     """Healthy runs kept at least 0.38 of the first rank, runs with much too high rates below 0.2."""
     if not last["token_rank"] < 0.2 * first["token_rank"]:
         return ""
+    hide = ", or hide more (mask ratio)" if config is None or config.get("mask") else ""
     return (
         f"features use few directions: token_rank fell from {first['token_rank']:.3g} to {last['token_rank']:.2g}. "
-        f"{_CALM}, or hide more (mask ratio)"
+        f"{_calm(config)}{hide}"
     )
 
 
-def _clips(first: Mapping[str, Any], last: Mapping[str, Any]) -> str:
+def _clips(first: Mapping[str, Any], last: Mapping[str, Any], config: _Config) -> str:
     """Features that tell positions only have a clip_rank of 1; healthy runs kept 0.7 of the first."""
     if not last["clip_rank"] < max(1.2, 0.3 * first["clip_rank"]) or first["clip_rank"] < 1.5:
         return ""
+    centred = "objective.target_norm=centred, or " if _has(config, "target_norm") else ""
     return (
         f"features tell positions, but hardly one clip from another: clip_rank fell from {first['clip_rank']:.3g} to "
-        f"{last['clip_rank']:.2g}. Try objective.target_norm=centred, or a lower loop.lr; see that the clips differ"
+        f"{last['clip_rank']:.2g}. Try {centred}a lower loop.lr; see that the clips differ"
     )
 
 
-def _baseline(rows: Sequence[Mapping[str, Any]]) -> str:
+def _baseline(rows: Sequence[Mapping[str, Any]], config: _Config) -> str:
     """Healthy runs begin above the baselines and end below; a bad sign is to come no nearer in five rows."""
     loss = rows[-1]["loss"]
     if rows[-1].get("lr", 0.0) > rows[-2].get("lr", 0.0):
@@ -145,10 +159,11 @@ def _baseline(rows: Sequence[Mapping[str, Any]]) -> str:
             "ratio), or train longer"
         )
     if _stuck_above(rows, "position_mean_loss"):
+        centred = "objective.target_norm=centred, or " if _has(config, "target_norm") else ""
         return (
             f"predictions are no better than each position's mean: loss {loss:.3g}, saying the mean of other clips "
             f"there gives {rows[-1]['position_mean_loss']:.3g}. Where little moves before a fixed camera, this can be "
-            "so for long. Try objective.target_norm=centred, or clips that differ more (frames further apart)"
+            f"so for long. Try {centred}clips that differ more (frames further apart)"
         )
     return ""
 

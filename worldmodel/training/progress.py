@@ -50,7 +50,7 @@ class Progress:
     def _open(self) -> None:
         file = self._run.path / "metrics.jsonl"
         self._metrics = Metrics(file, resume_step=self._first)
-        self._watch = Watch(read_metrics(file))
+        self._watch = Watch(read_metrics(file), self._run.config)
         self._wandb = WandbSink(self._run.log, self._run.path, self._run.config)
         clips = self._config.batch_size
         self._bar = tqdm(

@@ -143,6 +143,16 @@ def test_each_warning_by_itself(changes: dict[str, float], text: str) -> None:
     assert ". Try " in found[0]
 
 
+def test_only_settings_that_the_objective_has_are_advised() -> None:
+    """Of joint embedding without a moving average: no target_norm, no ema_start, no masks."""
+    config: dict[str, Any] = {"objective": {"target": "online"}, "mask": {}}
+    for changes in ({"token_std": 0.1}, {"token_rank": 4.0}, {"clip_rank": 1.1}, {"loss": 0.1}):
+        (text,) = diagnose(history(**changes), config)
+        assert ". Try " in text and "objective." not in text and "mask" not in text
+        (text,) = diagnose(history(**changes), {"objective": {"target_norm": "layer", "ema_start": 0.99}})
+        assert "objective." in text
+
+
 def test_above_the_mean_is_normal_while_the_rate_rises_or_the_loss_comes_nearer() -> None:
     rows = history(loss=0.3)
     rows[-1]["lr"] = 2 * rows[-2]["lr"]
