@@ -143,6 +143,7 @@ def planning(config: Config, name: str) -> Iterator[Stage]:
     learned = [
         f"data={config.out}/video",
         config.share,
+        "variant=frozen",
         f"encoder_from={out}/pretrain/model",
         "encoder_weights=auto",
     ]

@@ -66,6 +66,11 @@ def test_row_by_row_or_at_once_it_says_the_same(
             [row["processor_ms"], row["alignment"], row["uniformity"], row["token_rank"]]
         ).all()
         assert set(row["probes"]["motion"]) == {"knn", "linear"}
+    learned, planned = (
+        out / f"vjepa/{place}.safetensors"
+        for place in ("pretrain/model/target_encoder", "train/model/encoder")
+    )
+    assert learned.read_bytes() == planned.read_bytes(), "planned with as it was learned"
     control = summary["rows"][0]
     assert all(score["beside_untrained"]["difference"] == 0 for score in control["probes"]["place"].values())
     configs = [json.loads((out / name / "pretrain/config.json").read_text()) for name in ("simsiam", "vjepa")]
