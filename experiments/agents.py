@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from experiments.window_agent import WindowAgent
 from planners.base import Bounds, Cost, History
-from planners.costs import GoalCostConfig, LatentCostFactory, LatentGoalCost
+from planners.costs import Encode, GoalCostConfig, LatentCostFactory, LatentGoalCost
 from planners.hierarchical import HierarchicalAgent
 from planners.mpc import MPCAgent, MPCConfig
 from planners.registry import NEEDS_GRADIENT, build_planner, planner_kind
@@ -116,9 +116,15 @@ def latent_costs(
     device: str = "cpu",
     value: Distance | None = None,
     rollout: RolloutConfig | None = None,
+    encode: Encode | None = None,
 ) -> LatentCostFactory:
-    """Costs of plans by a world model; arguments and errors are those of ``latent_agent``."""
-    check_no_proprioception(model)
+    """Costs of plans by a world model; arguments and errors are those of ``latent_agent``.
+
+    ``encode`` takes the place of the model's, where observations are more than a picture.
+    """
+    if encode is None:
+        check_no_proprioception(model)
+        encode = model.encode if model.config.window == 1 else lambda windows: model.encode(windows)[:, -1]
     model = model.to(device).eval()
     actions, rollout = model.config.actions, rollout or RolloutConfig()
     if cost.disagreement and not isinstance(model.dynamics, Ensemble):
@@ -131,13 +137,14 @@ def latent_costs(
             f"environment actions per step; set planner.action_block={actions.per_step}"
         )
     return LatentCostFactory(
-        model.encode if model.config.window == 1 else lambda windows: model.encode(windows)[:, -1],
+        encode,
         fast_rollout(model.dynamics, rollout, device, members=cost.disagreement > 0),
         cost,
         device=device,
         candidates=candidates_within(model.dynamics, planner.horizon, rollout.memory),
         context=model.dynamics.context,
         distance=value,
+        proprio_tokens=[-1] if model.takes_proprio else [],
         action_scale=model.dynamics.action_std,
     )
 
@@ -150,7 +157,8 @@ def check_no_proprioception(model: WorldModel) -> None:
     """
     if model.takes_proprio:
         raise ValueError(
-            "the model sees proprioception, but worlds give agents pictures only; train with proprio=false"
+            "the model sees proprioception, but worlds give agents pictures only; train with proprio=false (robots "
+            "have both: experiments.proprio_agent)"
         )
 
 
