@@ -67,8 +67,8 @@ class Config:
     probe_settings: list[str] = field(
         default_factory=lambda: [
             "probe=all", "probe.linear.lrs=[0.01]", "probe.linear.weight_decays=[0.001]",
-            "probe.attentive_training.lrs=[0.003]", "probe.attentive_training.weight_decays=[0.01]",
-            "probe.attentive_training.epochs=60", "probe.attentive_training.warmup=0.1",
+            "probe.attentive.standardise=true", "probe.attentive_training.lrs=[0.001]",
+            "probe.attentive_training.weight_decays=[0.01]", "probe.attentive_training.epochs=40",
         ]
     )  # fmt: skip
     #: Of worldmodel train, for rows that are planned with.

@@ -20,6 +20,7 @@ from worldmodel.models.probes import AttentiveProbe, AttentiveProbeConfig, KNNPr
 from worldmodel.seeding import keyed_rng
 
 BATCH = 64  # samples that are answered at a time
+STATISTICS = 256  # samples whose tokens' mean and spread are taken for all, at most
 
 
 @dataclass
@@ -157,7 +158,11 @@ def fit_attentive(
     width = data.features.read("tokens", data.fit[:1]).shape[-1]
 
     def make(rows: Sequence[int]) -> AttentiveProbe:
-        return AttentiveProbe(width, data.outputs, size)
+        probe = AttentiveProbe(width, data.outputs, size)
+        if probe.inputs is not None:
+            some = list(rows)[:: math.ceil(len(rows) / STATISTICS)]
+            probe.inputs.set_statistics(data.features.read("tokens", some).flatten(0, 1))
+        return probe
 
     return _fit_heads(data, config, make, device, seed, state, "attentive")
 

@@ -71,7 +71,7 @@ def build(description: dict[str, Any], source: str) -> Probe:
         if kind == "linear":
             return LinearProbe(features, outputs)
         if kind == "attentive":
-            size = from_dict(AttentiveProbeConfig, description["size"], source)
+            size = from_dict(AttentiveProbeConfig, {"standardise": False, **description["size"]}, source)
             return AttentiveProbe(features, outputs, size)
     except KeyError as error:
         raise ValueError(

@@ -61,8 +61,8 @@ class PMAX(Objective):
     """``eps M + (1 - eps) D``: the first network's code of A shall be predictable from B, and shall not collapse.
 
     The second network sees B and minimises the mismatch ``M`` of its prediction and the code; the first one minimises
-    ``eps M + (1 - eps) D``. With ``eps = 1`` nothing but ``M`` is left, as in BYOL, and something else has to prevent
-    collapse.
+    ``eps M + (1 - eps) D``; the loss is ``M + (1 - eps) D``, and ``eps`` scales the gradient of ``M`` that reaches the
+    first one. With ``eps = 1`` nothing but ``M`` is left, as in BYOL, and something else has to prevent collapse.
 
     Args:
         encoder: The first network, to pretrain; the second one is of the same size.

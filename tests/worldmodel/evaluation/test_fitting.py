@@ -22,6 +22,7 @@ from worldmodel.evaluation.fitting import (
     fit_knn,
     fit_linear,
     fit_ridge,
+    predict,
     probabilities,
     ridge,
 )
@@ -72,6 +73,20 @@ def test_what_is_separable_is_separated(kind: str, tmp_path: Path) -> None:
     assert fitted.trials and set(fitted.chosen) < set(fitted.trials[0])
     if kind != "knn":
         assert fitted.chosen["lr"] == 3e-2  # the other learns nothing in so few steps
+
+
+def test_standardised_tokens_may_have_any_scale(tmp_path: Path) -> None:
+    """The attentive probe answers the same for features that are a thousand times smaller."""
+    features, targets = two_classes(tmp_path / "plain", 80, 3.0, seed=0)
+    moved = make_features(tmp_path / "moved", features.read("tokens", range(80))[:, None] / 1024)
+    size = AttentiveProbeConfig(depth=1, heads=2, standardise=True)
+    answers = []
+    for each in (features, moved):
+        data = TrainingSet(each, targets, 2, list(range(60)), list(range(60, 80)))
+        probe = fit_attentive(data, size, SHORT, "cpu", seed=0).probe
+        answers.append(predict(probe, each, range(80), "cpu"))
+    torch.testing.assert_close(*answers, rtol=1e-2, atol=1e-2)
+    assert not torch.equal(answers[0][0], answers[0][-1])
 
 
 @pytest.mark.parametrize("kind", ["knn", "linear", "attentive"])

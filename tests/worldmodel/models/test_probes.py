@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,18 @@ def test_a_saved_probe_answers_the_same(kind: str, tmp_path: Path) -> None:
     again, card = load_probe(tmp_path / "probe")
     assert card["classes"] == ["a", "b"]
     assert torch.equal(probe.eval()(inputs), again(inputs))
+
+
+def test_an_attentive_probe_of_before_can_be_read(tmp_path: Path) -> None:
+    """Its file says nothing of standardised tokens, and it had none."""
+    tokens = torch.randn(3, 5, 8)
+    probe = AttentiveProbe(8, 2, AttentiveProbeConfig(depth=1, heads=2)).eval()
+    save_probe(tmp_path / "probe", probe, {})
+    file = tmp_path / "probe/config.json"
+    config = json.loads(file.read_text())
+    del config["probe"]["size"]["standardise"]
+    file.write_text(json.dumps(config))
+    assert torch.equal(load_probe(tmp_path / "probe")[0](tokens), probe(tokens))
 
 
 def test_what_is_no_probe_is_refused(tmp_path: Path) -> None:
