@@ -6,12 +6,14 @@ How a page is read:
 - A line `Needs: [collect](collect.md)` makes the page begin with what the blocks of that page left behind.
 - A ```text block right after a block is what that block prints; `...` stands for any text.
 - A python or yaml block that begins with `# file: my_worlds.py` is written to that file.
-- After `<!-- checked, not run: reason -->` the commands of a block are only composed: jobs, keys and values exist.
+- After `<!-- checked, not run: reason -->` the commands of a block are only composed: jobs, keys and values exist; of a
+  python block, that it compiles and that what it imports from here exists.
 - Settings in the first column of a table, `loop.steps=1000`, are the defaults of the job that the page is named after.
 """
 
 from __future__ import annotations
 
+import ast
 import importlib
 import itertools
 import json
@@ -34,6 +36,7 @@ from experiments.describe import rows
 from experiments.settings import Settings, compose_settings
 
 ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("worldmodel", "envs", "planners", "experiments")
 DOCS = ROOT / "docs"
 PAGES = [page for page in (ROOT / "README.md", *sorted(DOCS.glob("*.md"))) if page.is_file()]
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -151,6 +154,9 @@ def run_page(page: Path, place: Path) -> None:
                 path.write_text(block.code + "\n", encoding="utf-8")
         elif language[:2] == ("python", True):
             run_python(page, same_kind, place)
+        elif language[0] == "python":
+            for block in same_kind:
+                check_python(block.code, f"{page.name}:{block.line}")
         else:
             for block in same_kind:
                 run_bash(page, block, place)
@@ -164,6 +170,15 @@ def run_python(page: Path, group: list[Block], place: Path) -> None:
     assert done.returncode == 0, f"a python block of {page.name} failed\n{done.stdout}{done.stderr}"
     for block, printed in zip(group, done.stdout.split("\x1e"), strict=False):
         compare(page, block, printed)
+
+
+def check_python(code: str, where: str) -> None:
+    """See that code compiles, and that what it imports from this toolkit is there."""
+    for node in ast.walk(ast.parse(code, where)):
+        if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] in PACKAGES:
+            module = importlib.import_module(str(node.module))
+            missing = [name.name for name in node.names if not hasattr(module, name.name)]
+            assert not missing, f"{where}: {node.module} has no {', '.join(missing)}"
 
 
 def run_bash(page: Path, block: Block, place: Path) -> None:
