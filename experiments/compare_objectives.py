@@ -71,9 +71,15 @@ class Config:
             "probe.attentive_training.weight_decays=[0.01]", "probe.attentive_training.epochs=40",
         ]
     )  # fmt: skip
-    #: Of worldmodel train, for rows that are planned with.
+    #: Of worldmodel train, for rows that are planned with: with many episodes, all reach nearly all goals.
     train_settings: list[str] = field(
-        default_factory=lambda: ["episodes=100", "method=lewm_cpu", "window=5", "loop.steps=600"]
+        default_factory=lambda: [
+            "episodes=20",
+            "method=lewm_cpu",
+            "window=5",
+            "loop.batch_size=32",
+            "loop.steps=1200",
+        ]
     )
     #: Of worldmodel plan.
     plan_settings: list[str] = field(default_factory=lambda: ["tasks=100", "mpc.execute=2"])
