@@ -41,7 +41,7 @@ class Config:
     #: vjepa, vjepa_tuned, untrained, end_to_end, transfer.
     methods: list[str] = field(default_factory=lambda: ["vjepa", "vjepa_tuned", "untrained", "end_to_end"])
     #: Episodes whose actions a world model sees, the first ones of the video.
-    labels: list[int] = field(default_factory=lambda: [10, 100, 1000])
+    labels: list[int] = field(default_factory=lambda: [10, 20, 100, 1000])
     #: Of data, weights and planning. The held-out tasks are the same for every seed.
     seeds: list[int] = field(default_factory=lambda: [0])
     #: Make now only rows whose names match one of these patterns, such as "TwoRoom-v0/seed_0/vjepa_*"; empty: all. The
@@ -56,7 +56,7 @@ class Config:
     #: Frames with known states that a probe is fitted to.
     probe_frames: int = 200
     #: Training steps of V-JEPA.
-    pretrain_steps: int = 4000
+    pretrain_steps: int = 600
     #: Training steps of head and dynamics on a frozen encoder.
     frozen_steps: int = 1200
     #: Training steps where the encoder is trained with them.
@@ -70,13 +70,8 @@ class Config:
     encoder_settings: list[str] = field(default_factory=lambda: ["encoder=tiny"])
     #: Further settings of worldmodel collect, the same for all rows.
     collect: list[str] = field(default_factory=list)
-    #: Of worldmodel pretrain: the recipe.
-    pretrain: list[str] = field(
-        default_factory=lambda: [
-            "mask=future", "objective.target_norm=standardised", "objective.loss=l2", "objective.ema_start=0.98",
-            "objective.ema_end=0.99", "loop.lr=0.0003",
-        ]
-    )  # fmt: skip
+    #: Of worldmodel pretrain: another recipe than its defaults.
+    pretrain: list[str] = field(default_factory=list)
     #: Of worldmodel train.
     train: list[str] = field(default_factory=lambda: ["method=lewm_cpu", "window=5", "loop.batch_size=32"])
     #: Of worldmodel plan: two actions of each plan, which takes half as long.

@@ -61,7 +61,11 @@ def label_picture(
         for axes in grid[1:, 0]:
             axes.set_ylim(max(-0.5, min(-0.02, axes.get_ylim()[0])), 1.02)
             axes.set_ylabel("R² of the state, few labels")
-        handles, labels = grid[0][0].get_legend_handles_labels()
+        named: dict[str, Any] = {}  # rows may be missing in some worlds
+        for axes in grid[0]:
+            named |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+        labels = [name for name in METHODS.values() if name in named]
+        handles = [named[name] for name in labels]
         columns = min(len(labels), 3 if len(worlds) == 1 else 5)
         figure.legend(handles, labels, loc="outside upper center", ncols=columns, labelcolor=theme.ink)
         return to_png(figure)
