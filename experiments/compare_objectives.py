@@ -11,7 +11,7 @@ Example:
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,15 @@ from experiments.compare_objectives_data import write_labelled_clips
 from experiments.compare_objectives_rows import UNTRAINED, measure, read_row, table, write_untrained
 from experiments.stages import Stage, seconds_of
 from experiments.step_cost import measure_cost
-from worldmodel.atomic import write_bytes, write_json
+from worldmodel.atomic import read_json, write_bytes, write_json
 from worldmodel.objectives.lineage import SYSTEMS
 from worldmodel.report.objectives_picture import objectives_picture
 from worldmodel.report.theme import LIGHT
 
 #: Systems that begin with what another row has learned, and the setting that names it.
 BEGINS_WITH = {"hybrid": ("objective.teacher", "simclr"), "beit": ("objective.tokenizer", "tokenizer")}
+#: Settings in which the commands that make one comparison may differ: which rows there are, and are wanted.
+_MAY_DIFFER = ("out", "systems", "variants", "rows", "plan", "labels")
 
 
 @dataclass
@@ -41,7 +43,8 @@ class Config:
     variants: dict[str, list[str]] = field(default_factory=dict)
     #: Make now only rows whose names match one of these patterns; empty: all. The table has all that are finished.
     rows: list[str] = field(default_factory=list)
-    #: Rows whose encoder is planned with in env: the world model learns on it, frozen, from a few episodes.
+    #: Rows, where there are such, whose encoder is planned with in env: the world model learns on it, frozen, from a
+    #: few episodes.
     plan: list[str] = field(default_factory=lambda: [UNTRAINED, "vjepa", "byol", "videomae"])
     #: Of data, weights and probes.
     seed: int = 0
@@ -99,7 +102,7 @@ class Config:
             raise ValueError("data=... and +labels.NAME=FILE.csv go together; without both, env is collected")
         if self.data:
             self.plan = []  # there is no world to plan in
-        if unknown := [name for name in self.plan if name not in names]:
+        if unknown := [name for name in self.plan if name not in {*names, *known}]:
             raise ValueError(f"plan={unknown} are no rows; choose from {', '.join(names)}")
         if self.rows and not any(fnmatch(name, pattern) for name in names for pattern in self.rows):
             raise ValueError(f"rows={self.rows} matches no row; the rows are {', '.join(names)}")
@@ -174,6 +177,7 @@ def run(config: Config) -> dict[str, Any]:
     """Make the rows that are wanted and not there yet; write summary.json and objectives.png of all that are there."""
     out = Path(config.out).expanduser()
     out.mkdir(parents=True, exist_ok=True)
+    check_shared(config, out)
     if not config.data:
         overrides = [
             f"env={config.env}",
@@ -189,7 +193,7 @@ def run(config: Config) -> dict[str, Any]:
         make_row(config, out, name)
         spent = sum(seconds_of(path) for path in (out / name).iterdir() if path.is_dir())
         print(f"{position:3} of {len(making)}   {name:24} {spent:6.1f} s", flush=True)
-    finished = [name for name in names if (out / name / "measures.json").exists()]
+    finished = [name for name in names if is_finished(config, out, name)]
     rows = [read_row(out, name, labels_of(config)) for name in finished]
     commands = {name: pretraining(config, name).command for name in finished if name != UNTRAINED}
     labels = list(labels_of(config))
@@ -197,6 +201,32 @@ def run(config: Config) -> dict[str, Any]:
     write_json(out / "summary.json", summary)
     write_bytes(out / "objectives.png", objectives_picture(rows, labels, LIGHT))
     return {**summary, "out": str(out)}
+
+
+def check_shared(config: Config, out: Path) -> None:
+    """See that all rows in ``out`` are made alike: what they share is written down with the first ones.
+
+    Else rows of other lengths would stand side by side, or clips that are labelled already be trained on.
+
+    Raises:
+        ValueError: A setting has another value than for the rows that are there.
+    """
+    shared = {key: value for key, value in asdict(config).items() if key not in _MAY_DIFFER}
+    file = out / "shared.json"
+    if not file.exists():
+        write_json(file, shared)
+    there = read_json(file)
+    for key, value in shared.items():
+        if there.get(key) != value:
+            raise ValueError(
+                f"{out} has rows with {key}={there.get(key)}, not {value}; choose another out=... or delete it"
+            )
+
+
+def is_finished(config: Config, out: Path, name: str) -> bool:
+    """Whether a row can stand in the table: it is measured, and all labels are probed."""
+    probed = (out / name / f"probe_{label}" / "done.json" for label in labels_of(config))
+    return (out / name / "measures.json").exists() and all(file.exists() for file in probed)
 
 
 def make_row(config: Config, out: Path, name: str) -> None:

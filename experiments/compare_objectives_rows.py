@@ -16,8 +16,9 @@ from experiments.settings import compose_settings
 from experiments.stages import Stage
 from worldmodel.atomic import read_json, write_json
 from worldmodel.data.clips import ClipShape
-from worldmodel.evaluation.encoders import open_encoder
+from worldmodel.evaluation.encoders import NamedEncoder, open_encoder
 from worldmodel.evaluation.labelled import read_samples
+from worldmodel.evaluation.probes import DEFAULT_FPS
 from worldmodel.evaluation.representation import describe_tokens
 from worldmodel.evaluation.scores import compare
 from worldmodel.evaluation.views import ClipSamples
@@ -55,8 +56,8 @@ def measure(row: Path, probing: Stage) -> None:
     file = row / "measures.json"
     if file.exists() and read_json(file)["inputs"] == inputs:
         return
-    encoder = open_encoder(config.model, config.weights).encoder
-    clips = test_clips(config, encoder)
+    named = open_encoder(config.model, config.weights)
+    encoder, clips = named.encoder, test_clips(config, named)
     found = describe_tokens(encoder, clips.split(_AT_ONCE))
     first, second = two_views(encoder, clips)
     found["alignment"] = float(alignment(first, second))
@@ -64,13 +65,13 @@ def measure(row: Path, probing: Stage) -> None:
     write_json(file, {"inputs": inputs, **found})
 
 
-def test_clips(config: probe.Config, encoder: VideoEncoder) -> Tensor:
+def test_clips(config: probe.Config, named: NamedEncoder) -> Tensor:
     """Clips ``(n, T, C, H, W)`` uint8 of the probe's test, evenly taken from its list; of all of it without a split."""
     samples = read_samples(config.data)
     samples = [sample for sample in samples if sample.split == "test"] or samples
     places = np.unique(np.linspace(0, len(samples) - 1, MEASURED).astype(int))
-    size, views = encoder.config, config.views
-    shape = ClipShape(views.frames or size.frames, views.fps or 4.0, views.stride)
+    size, views = named.encoder.config, config.views
+    shape = ClipShape(views.frames or size.frames, views.fps or named.fps or DEFAULT_FPS, views.stride)
     reader = ClipSamples([samples[place] for place in places], shape, views.size or size.image_size, views)
     return torch.from_numpy(np.stack([reader.read(sample)[0, 0] for sample in reader.samples]))
 

@@ -15,7 +15,16 @@ import torch
 
 from experiments import pretrain, step_cost
 from experiments.cli import main
-from experiments.compare_objectives import BEGINS_WITH, Config, labels_of, planning, pretraining, probing
+from experiments.compare_objectives import (
+    BEGINS_WITH,
+    Config,
+    check_shared,
+    is_finished,
+    labels_of,
+    planning,
+    pretraining,
+    probing,
+)
 from experiments.compare_objectives_data import motions, places, write_labelled_clips
 from experiments.compare_objectives_rows import beside, table, write_untrained
 from experiments.settings import compose_settings
@@ -157,6 +166,42 @@ def test_labels_of_held_out_clips(tmp_path: Path) -> None:
     before = (tmp_path / "labelled/place.csv").stat().st_mtime_ns
     write_labelled_clips(tmp_path / "labelled", data, held_out=4, count=3, seed=0)
     assert (tmp_path / "labelled/place.csv").stat().st_mtime_ns == before, "written once"
+
+
+def test_rows_of_other_settings_are_not_mixed(tmp_path: Path) -> None:
+    """Fewer held-out episodes would put labelled clips into the training; other rows may always come."""
+    check_shared(Config(out=str(tmp_path)), tmp_path)
+    check_shared(Config(out=str(tmp_path), systems=["vjepa"], rows=["vjepa"], plan=[]), tmp_path)
+    for changes, message in (
+        ({"episodes": 950, "held_out": 50}, "rows with episodes=900, not 950"),
+        ({"probe_settings": ["probe=quick"]}, "rows with probe_settings="),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_shared(Config(out=str(tmp_path), **changes), tmp_path)
+
+
+def test_a_row_is_finished_when_all_labels_are_probed(tmp_path: Path) -> None:
+    """A label that is added later is still to be probed where rows were made without it."""
+    first = Config(data="videos", labels={"action": "action.csv"})
+    (tmp_path / "vjepa/probe_action").mkdir(parents=True)
+    (tmp_path / "vjepa/measures.json").write_text("{}")
+    assert not is_finished(first, tmp_path, "vjepa")
+    (tmp_path / "vjepa/probe_action/done.json").write_text("{}")
+    assert is_finished(first, tmp_path, "vjepa")
+    assert not is_finished(
+        Config(data="videos", labels={"action": "a.csv", "place": "b.csv"}), tmp_path, "vjepa"
+    )
+
+
+def test_fewer_systems_need_no_other_plan() -> None:
+    """The default of plan names rows that a shorter list of systems has not."""
+    assert list(Config(systems=["simsiam"]).settings) == ["untrained", "simsiam"]
+
+
+def test_full_needs_data() -> None:
+    """Its size is for videos: without any, it does not collect a small world."""
+    with pytest.raises(ValueError, match="go together"):
+        compose_settings("compare_objectives", Config, ["comparison=full"]).to_object()
 
 
 def test_places_and_motions() -> None:
