@@ -95,8 +95,10 @@ def read_row(out: Path, name: str, labels: Mapping[str, str]) -> dict[str, Any]:
     measures = read_json(row / "measures.json")
     found: dict[str, Any] = {"name": name, "probes": {}}
     for label, file in labels.items():
-        mine, control = (read_answers(out / each / f"probe_{label}") for each in (name, UNTRAINED))
-        groups = {sample.name: sample.group or sample.name for sample in read_samples(file)}
+        names, mine = read_answers(row / f"probe_{label}")
+        _, control = read_answers(out / UNTRAINED / f"probe_{label}")
+        group_of = {sample.name: sample.group or sample.name for sample in read_samples(file)}
+        groups = np.array([group_of[clip] for clip in names])
         scores = read_json(row / f"probe_{label}" / "results.json")["probes"]
         found["probes"][label] = {
             kind: {
@@ -117,23 +119,23 @@ def read_row(out: Path, name: str, labels: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
-def read_answers(path: Path) -> dict[str, dict[str, bool]]:
-    """For each kind of probe, which test clips it was right about."""
+def read_answers(path: Path) -> tuple[list[str], dict[str, np.ndarray]]:
+    """Names of the test clips, and for each kind of probe, which of them it was right about.
+
+    Names are not keys: clips that are parts of one file have the same.
+    """
     with open(path / "predictions.csv", newline="") as file:
         lines = list(csv.DictReader(file))
     kinds = [key for key in lines[0] if key not in ("name", "label")]
-    return {kind: {line["name"]: line[kind] == line["label"] for line in lines} for kind in kinds}
+    answers = {kind: np.array([line[kind] == line["label"] for line in lines]) for kind in kinds}
+    return [line["name"] for line in lines], answers
 
 
-def beside(
-    mine: Mapping[str, bool], control: Mapping[str, bool], groups: Mapping[str, str]
-) -> dict[str, Any]:
-    """Difference of two accuracies on the same clips, with its paired interval."""
-    names = list(mine)
-    first, second = (np.array([answers[name] for name in names]) for answers in (mine, control))
-    result = compare(first, second, np.array([groups[name] for name in names]))
+def beside(mine: np.ndarray, control: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
+    """Difference of two accuracies on the same clips ``(n,)``, with its paired interval, and what that says."""
+    result = compare(mine, control, groups)
     low, high = result["interval"]
-    verdict = "above" if result["better"] else "below" if high < 0 else "as"
+    verdict = "above" if low > 0 else "below" if high < 0 else "as"
     return {"difference": result["difference"], "interval": [low, high], "verdict": verdict}
 
 

@@ -26,7 +26,7 @@ from experiments.compare_objectives import (
     probing,
 )
 from experiments.compare_objectives_data import motions, places, write_labelled_clips
-from experiments.compare_objectives_rows import beside, table, write_untrained
+from experiments.compare_objectives_rows import beside, read_answers, table, write_untrained
 from experiments.settings import compose_settings
 from experiments.stages import Stage
 from experiments.step_cost import measure_cost
@@ -219,11 +219,18 @@ def test_places_and_motions() -> None:
 
 def test_beside_the_untrained_encoder() -> None:
     """Above only where the paired interval is above zero; the same answers are the same."""
-    names = [str(i) for i in range(200)]
-    groups = {name: str(int(name) // 4) for name in names}
-    good, bad = {name: int(name) % 10 > 0 for name in names}, {name: int(name) % 2 > 0 for name in names}
+    clips = np.arange(200)
+    groups, good, bad = (clips // 4).astype(str), clips % 10 > 0, clips % 2 > 0
     assert beside(good, bad, groups)["verdict"] == "above" and beside(bad, good, groups)["verdict"] == "below"
     assert beside(good, good, groups)["verdict"] == "as"
+
+
+def test_parts_of_one_file_are_answers_each(tmp_path: Path) -> None:
+    """A list may have several parts of a file, by start and end; all have its name."""
+    lines = ["name,label,knn", "a.mp4,left,left", "a.mp4,right,left", "b.mp4,left,left"]
+    (tmp_path / "predictions.csv").write_text("\n".join(lines))
+    names, answers = read_answers(tmp_path)
+    assert names == ["a.mp4", "a.mp4", "b.mp4"] and answers["knn"].tolist() == [True, False, True]
 
 
 def test_table_and_picture_of_rows_that_lack_things() -> None:
