@@ -55,11 +55,14 @@ def ijepa(objective: MaskedLatentPrediction, batch: Batch) -> Tensor:
 
 
 def vjepa_variance(objective: MaskedLatentPrediction, batch: Batch) -> Tensor:
-    """Gradients reach the targets, too; the hinge is on the std of both branches."""
+    """Gradients reach the targets, too; std and covariances are those of both branches."""
     whole, context = objective.encoder.encode(batch.views[0]), contexts(objective, batch)
     loss = gaps(objective, batch, whole, context).abs().mean()
     for mean in (whole.mean(dim=(1, 2)), context.mean(dim=1)):
-        loss = loss + torch.relu(1 - (mean.var(dim=0) + 1e-4).sqrt()).mean() / 2
+        loss = loss + 25 * torch.relu(1 - (mean.var(dim=0) + 1e-4).sqrt()).mean() / 2
+        covariances = torch.cov(mean.T)
+        different = covariances[~torch.eye(len(covariances), dtype=torch.bool)]
+        loss = loss + 1000 * different.square().mean() / 2
     return loss
 
 

@@ -32,7 +32,7 @@ CASES = [
     ("dino", PROTOTYPES, "ddp"),
     ("ibot", PROTOTYPES, "ddp"),
     ("pmax", FEW, "ddp"),
-    ("vjepa_variance", ("batch_covariance=1.0",), "ddp"),
+    ("vjepa_variance", (), "ddp"),
     ("vjepa_uniformity", (), "fsdp"),
     ("cmae", (*NARROW, "view_predictor.hidden=8", "view_predictor.width=16"), "ddp"),
     ("tokenizer", ("bits=4", "hidden=16"), "ddp"),
