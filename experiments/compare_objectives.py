@@ -17,7 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from experiments.compare_objectives_data import write_labelled_clips
-from experiments.compare_objectives_rows import UNTRAINED, measure, read_row, table, write_untrained
+from experiments.compare_objectives_rows import (
+    UNTRAINED,
+    frames_of,
+    measure,
+    read_row,
+    table,
+    write_untrained,
+)
 from experiments.stages import Stage, seconds_of
 from experiments.step_cost import measure_cost
 from worldmodel.atomic import read_json, write_bytes, write_json
@@ -27,6 +34,10 @@ from worldmodel.report.theme import LIGHT
 
 #: Systems that begin with what another row has learned, and the setting that names it.
 BEGINS_WITH = {"hybrid": ("objective.teacher", "simclr"), "beit": ("objective.tokenizer", "tokenizer")}
+#: Environment steps from one frame of a clip to the next, in a world.
+STRIDE = 2
+#: What lies beside the rows.
+_FOLDERS = {"video", "labelled", "features"}
 #: Settings in which the commands that make one comparison may differ: which rows there are, and are wanted.
 _MAY_DIFFER = ("out", "systems", "variants", "rows", "plan", "labels")
 
@@ -98,6 +109,10 @@ class Config:
                 f"variants {', '.join(sorted(twice))} are rows already; call them something else"
             )
         names = [UNTRAINED, *self.systems, *self.variants]
+        if taken := _FOLDERS & self.variants.keys():
+            raise ValueError(
+                f"variants {', '.join(sorted(taken))} are folders of out=...; call them something else"
+            )
         if bool(self.data) != bool(self.labels):
             raise ValueError("data=... and +labels.NAME=FILE.csv go together; without both, env is collected")
         if self.data:
@@ -123,7 +138,11 @@ class Config:
 
 def pretraining(config: Config, name: str) -> Stage:
     """How the encoder of a row is made. What is typed comes last."""
-    data = [f"data={config.data}"] if config.data else [f"data={config.out}/video", config.share, "stride=2"]
+    data = (
+        [f"data={config.data}"]
+        if config.data
+        else [f"data={config.out}/video", config.share, f"stride={STRIDE}"]
+    )
     own = config.settings.get(name, [f"objective={name}"])
     if name in BEGINS_WITH:
         key, row = BEGINS_WITH[name]
@@ -138,7 +157,7 @@ def pretraining(config: Config, name: str) -> Stage:
 def probing(config: Config, name: str) -> Iterator[Stage]:
     """A probe for each kind of label."""
     for label, file in labels_of(config).items():
-        views = [] if config.data else ["views.resize=1", "views.stride=2"]
+        views = [] if config.data else ["views.resize=1", f"views.stride={STRIDE}"]
         overrides = [
             f"model={config.out}/{name}/pretrain/model", f"data={file}", *views, *config.probe_settings,
             f"seed={config.seed}", f"features={config.out}/features", f"out={config.out}/{name}/probe_{label}",
@@ -185,7 +204,10 @@ def run(config: Config) -> dict[str, Any]:
             f"seed={config.seed}",
         ]
         Stage("video", "episodes", "collect", [*overrides, f"out={config.out}/video"]).run()
-        write_labelled_clips(out / "labelled", out / "video", config.held_out, config.clips, config.seed)
+        length = STRIDE * (frames_of(pretraining(config, "vjepa")) - 1) + 1
+        write_labelled_clips(
+            out / "labelled", out / "video", config.held_out, config.clips, length, config.seed
+        )
     names = list(config.settings)
     wanted = [name for name in names if any(fnmatch(name, pattern) for pattern in config.rows or ["*"])]
     making = list(dict.fromkeys([UNTRAINED, *wanted]))

@@ -14,8 +14,6 @@ from worldmodel.data.episodes import EpisodeStore
 from worldmodel.report.video import encode_mp4
 from worldmodel.seeding import keyed_rng
 
-#: Frames of a clip's file: four, two steps apart.
-FRAMES = 7
 #: Share of the held-out episodes whose clips are the probes' training set.
 TRAINING = 0.5
 #: Cells of the place along each of the first two coordinates, which are equally often.
@@ -24,7 +22,7 @@ DIRECTIONS = ("left", "right", "up", "down")
 _FPS = 8
 
 
-def write_labelled_clips(path: Path, data: Path, held_out: int, count: int, seed: int) -> None:
+def write_labelled_clips(path: Path, data: Path, held_out: int, count: int, length: int, seed: int) -> None:
     """Write ``place.csv`` and ``motion.csv`` with clips of the last episodes, once.
 
     ``place`` is which cell of a grid over the first two visible coordinates the middle of the clip is in; ``motion``
@@ -36,6 +34,7 @@ def write_labelled_clips(path: Path, data: Path, held_out: int, count: int, seed
         data: Dataset directory with ``states``.
         held_out: Its last so many episodes are taken.
         count: Clips of each.
+        length: Frames of a clip's file.
         seed: Of which.
 
     Raises:
@@ -46,26 +45,26 @@ def write_labelled_clips(path: Path, data: Path, held_out: int, count: int, seed
     store = EpisodeStore(data)
     held = range(len(store) - held_out, len(store))
     names, columns = visible_targets(store, range(held.start))
-    if len(names) < 2 or int(store.steps[held.start :].min()) + 1 < FRAMES:
+    if len(names) < 2 or int(store.steps[held.start :].min()) + 1 < length:
         raise ValueError(
             f"{data}: labels need two visible coordinates ({', '.join(names) or 'none'} found) and episodes of "
-            f"{FRAMES - 1} steps; give data=... and labels=... of your own"
+            f"{length - 1} steps; give data=... and labels=... of your own"
         )
     (path / "clips").mkdir(parents=True, exist_ok=True)
     files, groups, tracks = list[str](), list[int](), []
     for episode in held:
         frames, where = store[episode]["frames"], columns(np.asarray(store[episode]["states"][:]))[:, :2]
-        starts = len(where) - FRAMES + 1
+        starts = len(where) - length + 1
         for start in np.sort(keyed_rng("labelled clip", seed, episode).permutation(starts)[:count]).tolist():
             name = f"clips/{episode:06d}_{start:03d}.mp4"
-            part = np.asarray(frames[start : start + FRAMES])
+            part = np.asarray(frames[start : start + length])
             write_bytes(path / name, encode_mp4(part, _FPS, part.shape[-1]))
             files.append(name)
             groups.append(episode)
-            tracks.append(where[start : start + FRAMES])
+            tracks.append(where[start : start + length])
     track = np.stack(tracks)
     split = ["train" if group < held.start + TRAINING * held_out else "test" for group in groups]
-    for name, labels in (("place", places(track[:, FRAMES // 2])), ("motion", motions(track))):
+    for name, labels in (("place", places(track[:, length // 2])), ("motion", motions(track))):
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["path", "label", "split", "group"])

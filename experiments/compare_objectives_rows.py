@@ -37,12 +37,21 @@ _WIDTH = 11  # of a column of probes
 
 def write_untrained(stage: Stage, path: Path) -> None:
     """The model directory that this pretraining would begin with."""
-    if (path / "config.json").exists():
-        return
-    config = compose_settings(
-        "pretrain", pretrain.Config, stage.overrides, schemas=pretrain.SCHEMAS
-    ).to_object()
-    pretrain.save(path, pretrain.build(config), config, pretrain.open_clips(config))
+    if not (path / "config.json").exists():
+        config = settings_of(stage)
+        pretrain.save(path, pretrain.build(config), config, pretrain.open_clips(config))
+
+
+def frames_of(stage: Stage) -> int:
+    """Frames of this pretraining's clips."""
+    return settings_of(stage).encoder.frames
+
+
+def settings_of(stage: Stage) -> pretrain.Config:
+    """What a pretraining runs with."""
+    settings = compose_settings("pretrain", pretrain.Config, stage.overrides, schemas=pretrain.SCHEMAS)
+    config: pretrain.Config = settings.to_object()
+    return config
 
 
 def measure(row: Path, probing: Stage) -> None:

@@ -35,6 +35,7 @@ EXTRAS = {
     "huggingface": ("transformers", "models of Hugging Face"),
     "timm": ("timm", "encoders of timm"),
     "slurm": ("submitit", "worldmodel slurm"),
+    "ray": ("ray", "collection and evaluation as Ray tasks"),
     "cma": ("cma", "planner=cma"),
     "nevergrad": ("nevergrad", "planner=nevergrad"),
 }
