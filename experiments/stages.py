@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,8 +21,8 @@ class Stage(NamedTuple):
 
     @property
     def command(self) -> str:
-        """As one would type it."""
-        return f"worldmodel {self.job} {' '.join(self.overrides)}"
+        """As one would type it in a shell."""
+        return shlex.join(["worldmodel", self.job, *self.overrides])
 
     def run(self) -> Any:
         """Run, finish or skip it as its command would; returns what the job returns."""
